@@ -1,0 +1,105 @@
+"""optlab, an optimizer laboratory for JAX: optimizers built from atoms, and what moving one of them does."""
+
+from optlab.algebra import chain, divide, identity
+from optlab.decay import add_decayed_weights, add_l2_to_grad, shrink_weights
+from optlab.draw import draw
+from optlab.ema import (
+    accumulate,
+    accumulate_nesterov,
+    bias_correct,
+    interpolate_ema,
+    scale_by_ema,
+    scale_by_nesterov_ema,
+)
+from optlab.lifting import Rule, State
+from optlab.optimizers import (
+    adabelief,
+    adagrad,
+    adam,
+    adam_l2,
+    adamax,
+    adams,
+    adamw,
+    adamw_independent,
+    amsgrad,
+    heavy_ball,
+    laprop,
+    lion,
+    momentum,
+    nadam,
+    nesterov,
+    rmsprop,
+    sgd,
+    sgdw,
+    sign_sgd,
+    signum,
+)
+from optlab.rate import scale_by_learning_rate
+from optlab.rms import (
+    absolute,
+    decayed_max,
+    rms,
+    root,
+    running_max,
+    running_sum,
+    scale_by_belief,
+    scale_by_rms,
+    sign,
+    square,
+)
+from optlab.stable import divide_and_decay_stably
+from optlab.transform import Transform, atom
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Rule",
+    "State",
+    "Transform",
+    "absolute",
+    "accumulate",
+    "accumulate_nesterov",
+    "adabelief",
+    "adagrad",
+    "adam",
+    "adam_l2",
+    "adamax",
+    "adams",
+    "adamw",
+    "adamw_independent",
+    "add_decayed_weights",
+    "add_l2_to_grad",
+    "amsgrad",
+    "atom",
+    "bias_correct",
+    "chain",
+    "decayed_max",
+    "divide",
+    "divide_and_decay_stably",
+    "draw",
+    "heavy_ball",
+    "identity",
+    "interpolate_ema",
+    "laprop",
+    "lion",
+    "momentum",
+    "nadam",
+    "nesterov",
+    "rms",
+    "rmsprop",
+    "root",
+    "running_max",
+    "running_sum",
+    "scale_by_belief",
+    "scale_by_ema",
+    "scale_by_learning_rate",
+    "scale_by_nesterov_ema",
+    "scale_by_rms",
+    "sgd",
+    "sgdw",
+    "shrink_weights",
+    "sign",
+    "sign_sgd",
+    "signum",
+    "square",
+]

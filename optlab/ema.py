@@ -1,0 +1,138 @@
+"""First moments: averages of what flows through, their bias correction, and the look-ahead forms of both."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optlab.hyperparameters import like
+from optlab.lifting import Rule, Slots
+from optlab.transform import atom
+
+
+def weight_sum(decay: Any, t: jax.Array, u: jax.Array) -> jax.Array:
+    """`1 - decay**t`, the sum of the weights of an average after `t` steps, in the real dtype of `u`.
+
+    Computed as `-expm1(t * log(decay))`: in float32 the plain form is off by 1.4e-3 at decay 0.99999, t = 1.
+    """
+    if isinstance(decay, float):
+        log_decay = math.log(decay) if decay > 0 else -math.inf
+    else:
+        log_decay = jnp.log(decay.astype(jnp.finfo(u.dtype).dtype))
+    return -jnp.expm1(t.astype(jnp.finfo(u.dtype).dtype) * log_decay)
+
+
+def average(decay: Any, m: jax.Array, u: jax.Array) -> jax.Array:
+    decay = like(decay, u)
+    return decay * m + (1 - decay) * u
+
+
+@atom
+def scale_by_ema(decay: float) -> Rule:
+    """`m <- decay*m + (1 - decay)*u;  u -> m`, from `m = 0`, raw: chain `bias_correct(decay)` to correct it.
+
+    Args:
+      decay: in [0, 1), the share of the average that stays at each step.
+
+    Source: Kingma & Ba 2015, Algorithm 1, for both moments. `optax.ema` corrects by default.
+    """
+
+    def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
+        m = average(decay, slots["ema"], u)
+        return m, {"ema": m}
+
+    return Rule(update, init=lambda w: {"ema": jnp.zeros_like(w)})
+
+
+@atom
+def bias_correct(decay: float) -> Rule:
+    """`u -> u / (1 - decay**t)`: makes the weights of an average that began at zero sum to one.
+
+    Args:
+      decay: in [0, 1), that of the `scale_by_ema` before it; `chain` refuses another one.
+
+    Source: Kingma & Ba 2015, section 3. The divisor keeps its relative precision for decays near 1, where the plain
+    float32 form of optax and torch loses digits.
+    """
+
+    def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
+        return u / like(weight_sum(decay, t, u), u), slots
+
+    return Rule(update)
+
+
+@atom
+def accumulate(decay: float) -> Rule:
+    """`m <- decay*m + u;  u -> m`, from `m = 0`: the heavy ball.
+
+    Args:
+      decay: in [0, 1), the momentum coefficient.
+
+    Source: Polyak 1964, as torch writes it (`SGD(momentum=decay)`); `optax.trace(decay)`. With a constant learning
+    rate it is `scale_by_ema(decay)` at a rate larger by `1 / (1 - decay)`.
+    """
+
+    def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
+        m = like(decay, u) * slots["trace"] + u
+        return m, {"trace": m}
+
+    return Rule(update, init=lambda w: {"trace": jnp.zeros_like(w)})
+
+
+@atom
+def accumulate_nesterov(decay: float) -> Rule:
+    """`m <- decay*m + u;  u -> decay*m + u`: the heavy ball, looked at one step ahead.
+
+    Args:
+      decay: in [0, 1), the momentum coefficient.
+
+    Source: Sutskever et al. 2013 in the form of torch's `SGD(momentum=decay, nesterov=True)` and
+    `optax.trace(decay, nesterov=True)`, which moves the looked-ahead weights and not the paper's.
+    """
+
+    def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
+        m = like(decay, u) * slots["trace"] + u
+        return like(decay, u) * m + u, {"trace": m}
+
+    return Rule(update, init=lambda w: {"trace": jnp.zeros_like(w)})
+
+
+@atom
+def scale_by_nesterov_ema(decay: float) -> Rule:
+    """`m <- decay*m + (1 - decay)*u;  u -> decay*m / (1 - decay**(t+1)) + (1 - decay)*u / (1 - decay**t)`.
+
+    The average, corrected and looked at one step ahead; no `bias_correct` belongs after it.
+
+    Args:
+      decay: in [0, 1).
+
+    Source: Dozat 2016, Algorithm 2 with a constant decay, as `optax.nadam` has it. torch's `NAdam` also warms the
+    decay up (`momentum_decay=4e-3`).
+    """
+
+    def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
+        m = average(decay, slots["ema"], u)
+        b = like(decay, u)
+        ahead = b * (m / like(weight_sum(decay, t + 1, u), u))
+        return ahead + (1 - b) * (u / like(weight_sum(decay, t, u), u)), {"ema": m}
+
+    return Rule(update, init=lambda w: {"ema": jnp.zeros_like(w)})
+
+
+@atom
+def interpolate_ema(b1: float, b2: float) -> Rule:
+    """`u -> b1*m + (1 - b1)*u;  m <- b2*m + (1 - b2)*u`: one average, read with another decay than it is kept with.
+
+    Args:
+      b1: in [0, 1), the decay that `u` leaves with.
+      b2: in [0, 1), the decay that the slot is kept with.
+
+    Source: Chen et al. 2023, Algorithm 2 (Lion), before its sign.
+    """
+
+    def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
+        m = slots["ema"]
+        return average(b1, m, u), {"ema": average(b2, m, u)}
+
+    return Rule(update, init=lambda w: {"ema": jnp.zeros_like(w)})

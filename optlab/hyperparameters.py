@@ -1,0 +1,123 @@
+"""What a hyperparameter may be: one table of standard names and ranges, checked where a transform is built."""
+
+import functools
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Range(NamedTuple):
+    """The values that a hyperparameter of a standard name may take."""
+
+    text: str
+    holds: Callable[[float], bool]
+    schedule: bool = False
+
+
+_UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1)
+_NON_NEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
+_RATE = Range("finite and >= 0, or a schedule", _NON_NEGATIVE.holds, schedule=True)
+
+RANGES = {
+    "decay": _UNIT,
+    "b1": _UNIT,
+    "b2": _UNIT,
+    "eps": _NON_NEGATIVE,
+    "eps_root": _NON_NEGATIVE,
+    "initial": _NON_NEGATIVE,
+    "weight_decay": _RATE,
+    "learning_rate": _RATE,
+}
+
+
+def is_traced(value: Any) -> bool:
+    return isinstance(value, Tracer)
+
+
+def canonical(value: Any) -> Any:
+    """Host numbers become Python floats, so that equal transforms hold equal values."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
+        return float(value)
+    return value
+
+
+def check(owner: str, name: str, value: Any) -> None:
+    """Refuses a `value` that the standard hyperparameter `name` may not take; a traced real scalar passes.
+
+    Raises:
+      TypeError: not a number (nor a schedule, where one is allowed).
+      ValueError: an array that is not a real scalar, or a concrete value out of range.
+    """
+    allowed = RANGES[name]
+    wanted = f"{owner}: {name} must be {allowed.text}"
+    if callable(value):
+        if not allowed.schedule:
+            raise TypeError(f"{wanted}, got the function {getattr(value, '__name__', value)!r}")
+        return
+    if isinstance(value, jax.Array):
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.number) or jnp.iscomplexobj(value):
+            raise ValueError(f"{wanted}, as one real number, got an array {value.dtype}{list(value.shape)}")
+        if is_traced(value):
+            return
+        value = float(value)
+    if not isinstance(value, float):
+        raise TypeError(f"{wanted}, got {value!r} ({type(value).__name__})")
+    if not allowed.holds(value):
+        raise ValueError(f"{wanted}, got {value!r}")
+
+
+def bind(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+    """The canonical, checked arguments of a call of `function`, defaults filled in."""
+    owner = function.__name__
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{owner}: {error}") from None
+    bound.apply_defaults()
+    for name in bound.arguments.keys() & RANGES.keys():
+        bound.arguments[name] = canonical(bound.arguments[name])
+        check(owner, name, bound.arguments[name])
+    return bound
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Checks the arguments of standard names, in the name of `function`, before its body sees them."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = bind(function, *args, **kwargs)
+        return function(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def like(value: Any, u: jax.Array) -> Any:
+    """The hyperparameter `value` in the dtype of `u`; Python numbers stay as they are, weakly typed."""
+    return value if isinstance(value, float | int) else jnp.asarray(value).astype(u.dtype)
+
+
+def at_step(owner: str, value: Any, t: jax.Array, u: jax.Array) -> Any:
+    """The number that `value`, a number or an optax schedule, stands for at the 1-based step `t`, in `u`'s dtype.
+
+    Schedules count steps from 0, as optax's do.
+
+    Raises:
+      ValueError: the schedule gave something else than one number.
+    """
+    if callable(value):
+        value = value(t - 1)
+        if jnp.shape(value) != ():
+            raise ValueError(f"{owner}: its schedule must give one number at each step, got shape {jnp.shape(value)}")
+    return like(value, u)

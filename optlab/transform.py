@@ -1,0 +1,257 @@
+"""`Rule`, the recurrence of one weight, and `Transform`, which lifts it to trees of parameters."""
+
+import functools
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec
+
+import jax
+import numpy as np
+import optax
+
+from optlab import hyperparameters, lifting
+
+P = ParamSpec("P")
+
+
+class Transform(optax.GradientTransformationExtraArgs):
+    """A gradient transformation that knows what it is made of; it goes wherever optax's go.
+
+    Two transforms are equal, and hash alike, when name, hyperparameters and parts are. A traced hyperparameter
+    equals itself only. `repr` is the expression that builds the transform.
+
+    Attributes:
+      init: `init(params) -> state`.
+      update: `update(updates, state, params=None, **extra_args) -> (updates, state)`.
+      name: the name of the function that made it.
+      hyperparams: that function's arguments by name, parts left out.
+      parts: the transforms that it combines, in order; optax's stand as they are.
+      rule: the `Rule` that it lifts, or None where it works on whole trees.
+    """
+
+    hyperparams: Mapping[str, Any]
+    parts: tuple[optax.GradientTransformation, ...]
+    rule: lifting.Rule | None
+    maker: Callable[..., "Transform"]
+
+    def __new__(
+        cls,
+        init: optax.TransformInitFn,
+        update: optax.TransformUpdateExtraArgsFn,
+        *,
+        maker: Callable[..., "Transform"],
+        hyperparams: Mapping[str, Any] | None = None,
+        parts: Sequence[optax.GradientTransformation] = (),
+        rule: lifting.Rule | None = None,
+    ) -> "Transform":
+        self = super().__new__(cls, init, update)
+        self.__dict__.update(maker=maker, hyperparams=dict(hyperparams or {}), parts=tuple(parts), rule=rule)
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.maker.__name__
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{self.name} is immutable: build another transform instead of setting {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Transform) and _identity(self) == _identity(other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(_identity(self))
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(_arguments(self))})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (self.maker, self.parts, dict(self.hyperparams))
+
+
+def rebuild(
+    maker: Callable[..., Transform], parts: Sequence[optax.GradientTransformation], hyperparams: Mapping[str, Any]
+) -> Transform:
+    return maker(*parts, **hyperparams)
+
+
+def describe(part: optax.GradientTransformation) -> str:
+    """How a part reads inside an expression; one of optax's by the function that made it."""
+    if isinstance(part, Transform):
+        return repr(part)
+    return f"<optax {getattr(part.update, '__qualname__', 'transform').split('.')[0]}>"
+
+
+def _arguments(tx: Transform) -> list[str]:
+    shown = [describe(part) for part in tx.parts]
+    for name, parameter in inspect.signature(tx.maker).parameters.items():
+        if name not in tx.hyperparams:
+            continue
+        value = tx.hyperparams[name]
+        if parameter.default is inspect.Parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            shown.append(_literal(value))
+        elif _frozen(value) != _frozen(parameter.default):
+            shown.append(f"{name}={_literal(value)}")
+    return shown
+
+
+def _literal(value: Any) -> str:
+    if hyperparameters.is_traced(value):
+        return f"<traced {value.dtype}>"
+    if isinstance(value, jax.Array) and value.shape == ():
+        return f"jnp.{value.dtype}({value.item()!r})"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return repr(value)
+
+
+def _frozen(value: Any) -> Hashable:
+    """`value` as something that hashes and compares by value; a traced value goes by its identity."""
+    if hyperparameters.is_traced(value):
+        return ("traced", id(value))
+    if isinstance(value, jax.Array | np.ndarray):
+        host = np.asarray(value)
+        return (host.dtype.name, host.shape, host.tobytes())
+    if isinstance(value, Hashable):
+        return value
+    leaves, treedef = jax.tree.flatten(value)
+    return (treedef, *map(_frozen, leaves))
+
+
+def _identity(tx: optax.GradientTransformation) -> Hashable:
+    if not isinstance(tx, Transform):
+        return tx
+    hyperparams = tuple((name, _frozen(value)) for name, value in tx.hyperparams.items())
+    return (tx.maker, hyperparams, tuple(map(_identity, tx.parts)))
+
+
+# Making a transform of a rule ---------------------------------------------------------------------------------------
+
+
+def lifted(
+    maker: Callable[..., Transform],
+    rule: lifting.Rule,
+    *,
+    hyperparams: Mapping[str, Any] | None = None,
+    parts: Sequence[optax.GradientTransformation] = (),
+) -> Transform:
+    """The transform that applies `rule` to every leaf; `maker(*parts, **hyperparams)` makes the same again."""
+
+    def init(params: Any) -> lifting.State:
+        return lifting.init(_split(tx), params)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, lifting.State]:
+        del extra_args
+        require_params(tx, params)
+        return lifting.update(_split(tx), updates, state, params)
+
+    tx = Transform(init, update, maker=maker, hyperparams=hyperparams, parts=parts, rule=rule)
+    return tx
+
+
+def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
+    """Makes a transform of a function from hyperparameters to a `Rule`: a decorator.
+
+    The function's name is the transform's, its arguments are the hyperparameters; those of standard names (`decay`,
+    `eps`, `learning_rate`, ...) are checked. An argument called `mask` is taken care of: a tree of booleans shaped
+    like the parameters or a prefix of it, or a function of the parameters that gives one. Where it is False, the atom
+    passes updates through and keeps no slots.
+
+    A new atom, whole:
+
+        @optlab.atom
+        def sign_of_average(decay):
+            def update(u, slots, w, t):
+                m = decay * slots["average"] + (1 - decay) * u
+                return jnp.sign(m), {"average": m}
+
+            return optlab.Rule(update, init=lambda w: {"average": jnp.zeros_like(w)})
+    """
+
+    @functools.wraps(make)
+    def maker(*args: P.args, **kwargs: P.kwargs) -> Transform:
+        bound = hyperparameters.bind(make, *args, **kwargs)
+        return lifted(maker, make(*bound.args, **bound.kwargs), hyperparams=bound.arguments)
+
+    return maker
+
+
+class _Slot(NamedTuple):
+    """Stands in a skeleton where an array hyperparameter or a mask was taken out."""
+
+    kind: str
+
+
+_ARRAY, _MASK = _Slot("array"), _Slot("mask")
+
+
+class Skeleton(NamedTuple):
+    """See `lifting.Skeleton`."""
+
+    maker: Callable[..., Transform]
+    parts: tuple["Skeleton", ...]
+    static: tuple[tuple[str, Any], ...]
+
+    def rule(self, arrays: Sequence[Any], bits: Sequence[bool]) -> lifting.Rule:
+        return _rule_of(self._transform(iter(arrays), iter(bits)))
+
+    def _transform(self, arrays: Iterator[Any], bits: Iterator[bool]) -> Transform:
+        parts = [part._transform(arrays, bits) for part in self.parts]
+        values = {name: next(arrays) if value is _ARRAY else value for name, value in self.static}
+        masked = values.get("mask") is _MASK
+        tx = rebuild(self.maker, parts, values | {"mask": None} if masked else values)
+        return passing(tx) if masked and not next(bits) else tx
+
+
+def _split(tx: Transform) -> lifting.Program:
+    arrays: list[jax.Array] = []
+    masks: list[Any] = []
+
+    def skeleton(tx: Any) -> Skeleton:
+        parts = tuple(map(skeleton, tx.parts))
+        static = []
+        for name, value in tx.hyperparams.items():
+            if isinstance(value, jax.Array):
+                arrays.append(value)
+                value = _ARRAY
+            elif name == "mask" and value is not None:
+                masks.append(value)
+                value = _MASK
+            static.append((name, value))
+        return Skeleton(tx.maker, parts, tuple(static))
+
+    return lifting.Program(tx.name, skeleton(tx), tuple(arrays), tuple(masks))
+
+
+def _rule_of(tx: Transform) -> lifting.Rule:
+    assert tx.rule is not None
+    return tx.rule
+
+
+def passing(tx: Transform) -> Transform:
+    """`tx` where its mask is False: the identity, with nothing in its slots."""
+    rule = _rule_of(tx)
+
+    def init(w: jax.Array) -> lifting.Slots:
+        return jax.tree.map(lambda _: optax.MaskedNode(), jax.eval_shape(rule.init, w))
+
+    return lifted(passing, lifting.Rule(lambda u, slots, w, t: (u, slots), init), parts=(tx,))
+
+
+def require_params(tx: Transform, params: Any) -> None:
+    """Refuses an update without params, in the name of the link that reads them."""
+    if params is None and (link := _reader(tx)) is not None:
+        raise ValueError(f"{link} needs params: call update(updates, state, params)")
+
+
+def _reader(tx: Any) -> str | None:
+    """The first link inside `tx` that reads the weights, with its place."""
+    if not isinstance(tx, Transform):
+        return None
+    for number, part in enumerate(tx.parts, start=1):
+        if (name := _reader(part)) is not None:
+            place = f"link {number} of {len(tx.parts)} in chain" if tx.name == "chain" else f"in {tx.name}"
+            return name if "(" in name else f"{name} ({place})"
+    return tx.name if not tx.parts and tx.rule is not None and tx.rule.needs_params else None
