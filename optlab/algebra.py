@@ -53,7 +53,7 @@ def chain(*links: optax.GradientTransformation) -> Transform:
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, tuple[Any, ...]]:
         require_params(tx, params)
-        if not isinstance(state, tuple) or len(state) != len(stages):
+        if type(state) is not tuple or len(state) != len(stages):
             raise ValueError(f"chain: state must be what its init returned, got {type(state).__name__}")
         states = []
         for stage, stage_state in zip(stages, state, strict=True):
@@ -90,6 +90,8 @@ def divide(numerator: optax.GradientTransformation, denominator: optax.GradientT
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, dict[str, Any]]:
         require_params(tx, params)
+        if not isinstance(state, dict) or state.keys() != {"numerator", "denominator"}:
+            raise ValueError(f"divide: state must be what its init returned, got {type(state).__name__}")
         dividend, above_state = above.update(updates, state["numerator"], params, **extra_args)
         divisor, below_state = below.update(updates, state["denominator"], params, **extra_args)
         quotient = jax.tree.map(_wide_quotient, dividend, divisor)
@@ -148,10 +150,14 @@ def _names_beside(taken: Slots, own: Any) -> list[str]:
 
 def _in_dtype_after(rule: Rule, w: Any, slots: Slots) -> Any:
     """`w` in the dtype in which updates leave `rule`: behind a `square()`, complex weights have real statistics."""
-    if not jnp.iscomplexobj(w):
+    if not jnp.issubdtype(w.dtype, jnp.complexfloating):
         return w
     u, _ = jax.eval_shape(rule.update, w, slots, w, jax.ShapeDtypeStruct((), jnp.int32))
-    return w if jnp.issubdtype(u.dtype, jnp.complexfloating) else jnp.real(w)
+    if jnp.issubdtype(u.dtype, jnp.complexfloating):
+        return w
+    if isinstance(w, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(w.shape, u.dtype, sharding=w.sharding)
+    return jnp.real(w)
 
 
 def _divide_rule(numerator: Rule, denominator: Rule) -> Rule:

@@ -1,11 +1,13 @@
 """Weight decay: the same term at different places of a chain."""
 
+import dataclasses
 from typing import Any
 
+from optlab.algebra import chain, divide
 from optlab.hyperparameters import at_step
 from optlab.lifting import Rule, Slots
-from optlab.rate import ScalarOrSchedule
-from optlab.transform import atom
+from optlab.rate import ScalarOrSchedule, scale_by_learning_rate
+from optlab.transform import Transform, atom
 
 
 def _plus_weights(owner: str, weight_decay: ScalarOrSchedule, sign: int) -> Rule:
@@ -68,3 +70,61 @@ def shrink_weights(weight_decay: ScalarOrSchedule, mask: Any = None) -> Rule:
     Source: Loshchilov & Hutter 2019, Algorithm 2, line 12, with the schedule (eta) given as `weight_decay`.
     """
     return _plus_weights("shrink_weights", weight_decay, -1)
+
+
+SITES = ("none", "gradient", "first_moment", "second_moment", "direction", "update", "step")
+
+
+@dataclasses.dataclass(frozen=True)
+class Decay:
+    """Where weight decay acts on a quotient `numerator(u) / denominator(u)` such as Adam's.
+
+    Attributes:
+      site: one of `SITES`. With `g` the gradient, `m/P` the quotient, `lr` the rate and `wd` the decay:
+        `none`: nowhere;
+        `gradient`: both sides see `g + wd*w`, as with L2 in the loss;
+        `first_moment`: only the numerator does;
+        `second_moment`: only the denominator does;
+        `direction`: `(m + wd*w) / P`;
+        `update`: `w - lr*(m/P + wd*w)`, AdamW as torch and optax have it;
+        `step`: `w - lr*m/P - wd*w`, AdamW as published.
+
+    Raises:
+      ValueError: no such site.
+    """
+
+    site: str
+
+    def __post_init__(self) -> None:
+        if self.site not in SITES:
+            raise ValueError(f"Decay: unknown site {self.site!r}; the sites are {', '.join(SITES)}")
+
+    def apply_to(
+        self, core: Transform, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, mask: Any = None
+    ) -> Transform:
+        """The optimizer that `core`, a `divide(...)`, becomes with decay at this site.
+
+        Args:
+          core: a quotient, such as `scale_by_rms(b2, eps, numerator=...)`.
+          learning_rate: see `scale_by_learning_rate`.
+          weight_decay: see `add_decayed_weights`, and `shrink_weights` for the site `step`.
+          mask: where it acts; see `atom`.
+
+        Raises:
+          ValueError: the core is no quotient.
+        """
+        if core.name != "divide":
+            raise ValueError(f"Decay.apply_to: the core must be a quotient, divide(...), got {core}")
+        numerator, denominator = core.parts
+        rate = scale_by_learning_rate(learning_rate)
+        l2 = add_l2_to_grad(weight_decay, mask)
+        added = add_decayed_weights(weight_decay, mask)
+        return {
+            "none": chain(core, rate),
+            "gradient": chain(l2, core, rate),
+            "first_moment": chain(divide(chain(l2, numerator), denominator), rate),
+            "second_moment": chain(divide(numerator, chain(l2, denominator)), rate),
+            "direction": chain(divide(chain(numerator, added), denominator), rate),
+            "update": chain(core, added, rate),
+            "step": chain(core, rate, shrink_weights(weight_decay, mask)),
+        }[self.site]

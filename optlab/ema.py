@@ -114,7 +114,8 @@ def scale_by_nesterov_ema(decay: float) -> Rule:
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
         m = average(decay, slots["ema"], u)
         b = like(decay, u)
-        ahead = b * (m / like(weight_sum(decay, t + 1, u), u))
+        next_t = t.astype(jnp.finfo(u.dtype).dtype) + 1  # in floating point, where a saturated count does not wrap
+        ahead = b * (m / like(weight_sum(decay, next_t, u), u))
         return ahead + (1 - b) * (u / like(weight_sum(decay, t, u), u)), {"ema": m}
 
     return Rule(update, init=lambda w: {"ema": jnp.zeros_like(w)})

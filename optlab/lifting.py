@@ -1,5 +1,6 @@
 """From one weight to trees of parameters: one pass over the leaves, one compiled program per kind of leaf."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -102,6 +103,8 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
     try:
         for number, (u, w, bits) in enumerate(zip(us, ws, all_bits, strict=True)):
             _require_array(u)
+            if w is not None:
+                _require_array(w)
             slots = layout.unflatten([column[number] for column in columns])
             out, slots = kernels[bits](program.arrays, u, slots, w, t)
             outs.append(out)
@@ -242,10 +245,11 @@ def _matching_leaves(owner: str, updates: Any, other_name: str, other: Any) -> l
     leaves, other_treedef = jax.tree.flatten(other, is_leaf=_is_masked)
     if treedef == other_treedef:
         return leaves
-    try:
-        return treedef.flatten_up_to(other)
-    except (ValueError, TypeError):
-        raise ValueError(f"{owner}: updates and {other_name} differ {_first_difference(updates, other)}") from None
+    with contextlib.suppress(ValueError, TypeError):
+        leaves = treedef.flatten_up_to(other)
+        if jax.tree_util.all_leaves(leaves, is_leaf=_is_masked):
+            return leaves
+    raise ValueError(f"{owner}: updates and {other_name} differ {_first_difference(updates, other)}")
 
 
 def _first_difference(updates: Any, other: Any) -> str:
@@ -258,7 +262,7 @@ def _first_difference(updates: Any, other: Any) -> str:
 
 
 def _paths(tree: Any) -> list[tuple[str, str]]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_masked)
     return [(jax.tree_util.keystr(path), _aval(leaf)) for path, leaf in flat]
 
 

@@ -150,7 +150,7 @@ def scale_by_belief(b1: float, b2: float, eps: float, eps_root: float) -> Rule:
     """
 
     def init(w: Any) -> Slots:
-        return {"ema": jnp.zeros_like(w), "deviation": jnp.zeros_like(w.real)}
+        return {"ema": jnp.zeros_like(w), "deviation": jnp.zeros_like(w, dtype=jnp.finfo(w.dtype).dtype)}
 
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
         m = average(b1, slots["ema"], u)

@@ -48,12 +48,16 @@ def divide_and_decay_stably(
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, StableDecayState]:
         if params is None:
             raise ValueError("divide_and_decay_stably needs params: call update(updates, state, params)")
+        if not isinstance(state, StableDecayState):
+            raise ValueError(f"{tx.name}: state must be what its init returned, got {type(state).__name__}")
         dividend, above = numerator.update(updates, state.numerator, params, **extra_args)
         v, below = second_moment.update(updates, state.second_moment, params, **extra_args)
         typical = jnp.sqrt(_mean(v))
         t = jnp.asarray(optax.safe_increment(state.count))
         treedef = jax.tree.structure(v)
-        acts = treedef.unflatten([True] * treedef.num_leaves if mask is None else lifting.mask_column(tx.name, mask, v))
+        acts = treedef.unflatten(
+            [True] * treedef.num_leaves if mask is None else lifting.mask_column(tx.name, mask, params)
+        )
 
         def leaf(n: jax.Array, v: jax.Array, w: Any, act: bool) -> jax.Array:
             u = n / (jnp.sqrt(v) + like(eps, v)).astype(n.dtype)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
@@ -45,7 +46,8 @@ class Transform(optax.GradientTransformationExtraArgs):
         rule: lifting.Rule | None = None,
     ) -> "Transform":
         self = super().__new__(cls, init, update)
-        self.__dict__.update(maker=maker, hyperparams=dict(hyperparams or {}), parts=tuple(parts), rule=rule)
+        fixed = types.MappingProxyType(dict(hyperparams or {}))
+        self.__dict__.update(maker=maker, hyperparams=fixed, parts=tuple(parts), rule=rule)
         return self
 
     @property
@@ -213,12 +215,12 @@ def _split(tx: Transform) -> lifting.Program:
         parts = tuple(map(skeleton, tx.parts))
         static = []
         for name, value in tx.hyperparams.items():
-            if isinstance(value, jax.Array):
-                arrays.append(value)
-                value = _ARRAY
-            elif name == "mask" and value is not None:
+            if name == "mask" and value is not None:
                 masks.append(value)
                 value = _MASK
+            elif isinstance(value, jax.Array):
+                arrays.append(value)
+                value = _ARRAY
             static.append((name, value))
         return Skeleton(tx.maker, parts, tuple(static))
 

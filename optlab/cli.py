@@ -1,0 +1,195 @@
+"""The command line: `optlab study`, `optlab report`, `optlab bench`."""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from optlab.lab.study import Study
+
+STUDIES = {"decay": {}}
+
+
+class UsageError(Exception):
+    """What the user asked for can't be done; the message is one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="optlab", description="An optimizer laboratory for JAX.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="study | report | bench")
+
+    study = commands.add_parser("study", help="train over a grid of rates and decays, and write maps and a report")
+    study.add_argument("name", choices=STUDIES, help="decay: where the weight decay of Adam acts")
+    study.add_argument("--output", type=Path, help="folder to write to (default: results/NAME)")
+    study.add_argument("--overwrite", action="store_true", help="replace the results in the folder")
+    study.add_argument("--sites", type=_names, help="comma-separated places of the decay (default: all)")
+    study.add_argument("--learning-rates", type=_numbers, help="comma-separated")
+    study.add_argument("--weight-decays", type=_numbers, help="comma-separated")
+    study.add_argument("--seeds", type=int, help="runs per cell (default: 5)")
+    study.add_argument("--steps", type=int, help="updates per run (default: the task's)")
+    study.set_defaults(run=_study)
+
+    report = commands.add_parser("report", help="draw the maps and the page of a results file again")
+    report.add_argument("results", type=Path, help="a results.nc, or the folder that holds one")
+    report.add_argument("--output", type=Path, help="folder to write to (default: that of the results)")
+    report.add_argument("--overwrite", action="store_true", help="replace the maps and the page that are there")
+    report.set_defaults(run=_report)
+
+    bench = commands.add_parser("bench", help="counts and times of AdamW from atoms against optax.adamw")
+    bench.add_argument("--json", type=Path, help="write the figures to this file too")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; gives 0, 2 after a request that can't be met, or 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    command = "optlab"
+    try:
+        options = _parser().parse_args(argv)
+        command = f"optlab {options.command}"
+        options.run(options, argv)
+    except UsageError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{command}: stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _needs_lab(command: str) -> None:
+    try:
+        import flax
+        import h5netcdf
+        import jinja2
+        import matplotlib
+        import rich
+        import sklearn
+        import xarray
+    except ImportError as error:
+        raise UsageError(f"{command} needs {error.name}: pip install 'optlab[lab]'") from None
+    del flax, h5netcdf, jinja2, matplotlib, rich, sklearn, xarray
+
+
+def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    _needs_lab("study")
+    from optlab.lab import report
+    from optlab.lab.study import Study, StudyError
+
+    axes = ("sites", "learning_rates", "weight_decays", "seeds", "steps")
+    asked = {name: getattr(options, name) for name in axes if getattr(options, name) is not None}
+    folder = options.output or Path("results") / options.name
+    try:
+        study = dataclasses.replace(Study(**STUDIES[options.name]), **asked)
+        report.prepare(folder, options.overwrite)
+    except StudyError as error:
+        raise UsageError(str(error)) from None
+    data = _with_progress(study)
+    data.attrs["command"] = shlex.join(["optlab", *argv])
+    names = report.write(data, folder)
+    _print_best(data)
+    print(f"\nwrote {', '.join(names)} to {folder}")
+
+
+def _with_progress(study: "Study") -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from optlab.lab.study import run
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("seeds of sites, left"),
+        TimeRemainingColumn(),
+        TextColumn("elapsed"),
+        TimeElapsedColumn(),
+    )
+    start, runs = time.perf_counter(), 0
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("compiling", total=study.chunks())
+
+        def advance(site: str, done: int) -> None:
+            nonlocal runs
+            runs += done
+            bar.update(task, advance=1, description=site)
+
+        data = run(study, advance)
+    data.attrs["seconds"] = round(time.perf_counter() - start, 1)
+    data.attrs["runs"] = runs
+    return data
+
+
+def _print_best(data: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from optlab.lab.results import best_cells
+
+    table = Table(title=f"Best cell of every site, {data.sizes['seed']} seeds")
+    for heading in ("site", "learning rate", "weight decay", "test accuracy (%)", "against none (%)", "diverged runs"):
+        table.add_column(heading, justify="left" if heading == "site" else "right")
+    for cell in best_cells(data):
+        decay = "" if cell.site == "none" else f"{cell.weight_decay:g}"
+        against = "" if cell.against_none is None else cell.against_none.percent()
+        diverged = f"{100 * cell.diverged_share:.0f}%"
+        table.add_row(cell.site, f"{cell.learning_rate:g}", decay, cell.test_accuracy.percent(), against, diverged)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _report(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    _needs_lab("report")
+    from optlab.lab import report, results
+    from optlab.lab.study import StudyError
+
+    path = options.results / results.FILE if options.results.is_dir() else options.results
+    folder = options.output or path.parent
+    try:
+        data = results.load(path)
+        report.prepare(folder, options.overwrite)
+    except StudyError as error:
+        raise UsageError(str(error)) from None
+    names = report.render(data, folder)
+    print(f"wrote {', '.join(names)} to {folder}")
+
+
+def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from optlab.bench import measure, table
+
+    if options.json and not options.json.parent.is_dir():
+        raise UsageError(f"{options.json.parent} is not a folder")
+    figures = measure()
+    print(table(figures))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")

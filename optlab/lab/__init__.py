@@ -1,0 +1,1 @@
+"""The laboratory: tasks, studies over grids, figures and reports. Needs the extra `lab`."""

@@ -1,0 +1,99 @@
+"""The folder of a study: its dataset, its figures and one page that tells what they say."""
+
+import io
+import os
+import re
+from pathlib import Path
+
+import jinja2
+import matplotlib.pyplot as plt
+import xarray as xr
+
+from optlab.lab import figures, results
+from optlab.lab.study import StudyError
+
+FORMULAS = {
+    "none": "w - lr*m/P",
+    "gradient": "m and P see g + wd*w",
+    "first_moment": "m sees g + wd*w",
+    "second_moment": "P sees g + wd*w",
+    "direction": "w - lr*(m + wd*w)/P",
+    "update": "w - lr*(m/P + wd*w)",
+    "step": "w - lr*m/P - wd*w",
+}
+FIGURES = {"maps": figures.accuracy_maps, "gains": figures.gain_curves}
+PAGE = "report.html"
+
+
+def file_names() -> list[str]:
+    """What a study's folder holds; `gains` only where the study has the site `none`."""
+    return [results.FILE, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")), PAGE]
+
+
+def prepare(folder: Path, overwrite: bool) -> None:
+    """Makes sure, before anything is computed, that a study may be written to `folder`.
+
+    Raises:
+      StudyError: results are there already and `overwrite` is False, or the folder can't be written.
+    """
+    there = [name for name in file_names() if (folder / name).exists()]
+    if there and not overwrite:
+        raise StudyError(f"{folder} already holds {there[0]}; give --overwrite, or another --output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StudyError(f"{folder} can't be written: {error.strerror}") from None
+
+
+def write(data: xr.Dataset, folder: Path) -> list[str]:
+    """Writes the dataset, the figures and the page; each file is whole or not there. Gives their names."""
+    results.save(data, folder / results.FILE)
+    return [results.FILE, *render(data, folder)]
+
+
+def render(data: xr.Dataset, folder: Path) -> list[str]:
+    """Writes the figures and the page of a dataset, and gives their names."""
+    drawn = {name: figure for name, make in FIGURES.items() if (figure := make(data)) is not None}
+    inline = {}
+    for name, figure in drawn.items():
+        for kind in ("png", "svg"):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=130)
+            _replace(folder / f"{name}.{kind}", buffer.getvalue())
+        inline[name] = buffer.getvalue().decode()
+        plt.close(figure)
+    _replace(folder / PAGE, page(data, inline).encode())
+    return [*(f"{name}.{kind}" for name in drawn for kind in ("png", "svg")), PAGE]
+
+
+def page(data: xr.Dataset, drawn: dict[str, str]) -> str:
+    """The report as self-contained HTML, around the figures as SVG."""
+    best = results.best_cells(data)
+    loader = jinja2.PackageLoader("optlab.lab", "")
+    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return template.get_template("report.html.j2").render(
+        title=data.attrs["task"],
+        attrs=data.attrs,
+        maps=_svg(drawn["maps"], "maps"),
+        gains=_svg(drawn["gains"], "gains") if "gains" in drawn else None,
+        best=best,
+        without=sorted(set(data.site.values) - {cell.site for cell in best}),
+        formulas=FORMULAS,
+        seeds=data.sizes["seed"],
+        confidence=round(100 * results.CONFIDENCE),
+    )
+
+
+def _svg(document: str, prefix: str) -> str:
+    """The `<svg>` element alone, its identifiers made unique within the page."""
+    element = document[document.index("<svg") :]
+    return re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", element)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    unfinished = path.with_suffix(path.suffix + ".unfinished")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)

@@ -1,0 +1,165 @@
+"""A study: one task under every site of the decay, over a grid of rates, decays and seeds."""
+
+import dataclasses
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+
+from optlab.algebra import chain
+from optlab.decay import SITES, Decay
+from optlab.ema import bias_correct, scale_by_ema
+from optlab.lab.tasks import TASKS, Task
+from optlab.rms import scale_by_rms
+from optlab.transform import Transform
+
+AXES = ("site", "learning_rate", "weight_decay", "seed")
+
+
+class StudyError(ValueError):
+    """A study that can't be run as asked; the message is one line for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Adam on `task` with decay at every one of `sites`.
+
+    Attributes:
+      task: a name in `optlab.lab.tasks.TASKS`.
+      sites: see `optlab.Decay`.
+      learning_rates, weight_decays: the axes of the grid; each >= 0.
+      seeds: how many; run `s` draws its data, initial weights and batches from seed `s`, whatever its cell.
+      steps: updates per run; None for the task's own number.
+      b1, b2, eps: Adam's; see `scale_by_ema`, `scale_by_rms`.
+
+    Raises:
+      StudyError: an unknown task or site, or an empty axis.
+    """
+
+    task: str = "digits"
+    sites: tuple[str, ...] = SITES
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    weight_decays: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    seeds: int = 5
+    steps: int | None = None
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _require_known("task", [self.task], TASKS)
+        _require_known("site", self.sites, SITES)
+        for axis in ("sites", "learning_rates", "weight_decays"):
+            if not getattr(self, axis):
+                raise StudyError(f"a study needs at least one of {axis}")
+            if len(set(getattr(self, axis))) != len(getattr(self, axis)):
+                raise StudyError(f"{axis} holds a value twice: {getattr(self, axis)}")
+        for number, name in ((self.seeds, "seeds"), (self.steps, "steps")):
+            if number is not None and number < 1:
+                raise StudyError(f"{name} must be at least 1, got {number}")
+
+    def make_task(self) -> Task:
+        """The task, with this study's number of steps."""
+        task = TASKS[self.task]()
+        return task if self.steps is None else TASKS[self.task](steps=self.steps)
+
+    def core(self) -> Transform:
+        """The quotient that every site starts from."""
+        return scale_by_rms(self.b2, self.eps, numerator=chain(scale_by_ema(self.b1), bias_correct(self.b1)))
+
+    def chunks(self) -> int:
+        """How many times `run` reports progress."""
+        return len(self.sites) * self.seeds
+
+
+def _require_known(kind: str, names: Sequence[str], known: Sequence[str] | Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            raise StudyError(f"unknown {kind} {name!r}; known are {', '.join(known)}")
+
+
+def train(task: Task, tx: optax.GradientTransformation, seed: Any) -> dict[str, jax.Array]:
+    """One run: the task's metrics after its last step, the weight norm, and whether the run diverged.
+
+    Args:
+      seed: int32 scalar; may be traced, as may the hyperparameters of `tx`.
+    """
+    data_key, init_key, batch_key = jax.random.split(jax.random.key(seed), 3)
+    data = task.data(data_key)
+    params = task.init(init_key)
+
+    def step(carry: tuple[Any, Any], number: jax.Array) -> tuple[tuple[Any, Any], None]:
+        params, state = carry
+        grads = jax.grad(task.loss)(params, task.batch(data, batch_key, number))
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(task.steps, dtype=jnp.int32))
+    metrics = dict(task.metrics(params, data))
+    norm = optax.tree.norm(params)
+    sound = jnp.isfinite(norm) & (metrics["train_loss"] <= task.divergence)
+    return metrics | {"weight_norm": norm, "diverged": ~sound}
+
+
+def run(study: Study, progress: Callable[[str, int], None] = lambda site, runs: None) -> xr.Dataset:
+    """Runs the whole grid; every site is one program, mapped over the cells and scanned over the steps.
+
+    Args:
+      progress: called as `progress(site, runs)` after each seed of each site.
+
+    Returns:
+      A dataset over `AXES`, with the task's metrics, `weight_norm` and `diverged` for every run.
+    """
+    task = study.make_task()
+    sites = [_run_site(study, task, site, progress) for site in study.sites]
+    variables = {name: (AXES, np.stack([site[name] for site in sites])) for name in sites[0]}
+    coordinates = {
+        "site": list(study.sites),
+        "learning_rate": list(study.learning_rates),
+        "weight_decay": list(study.weight_decays),
+        "seed": np.arange(study.seeds),
+    }
+    return xr.Dataset(variables, coordinates, attrs=_provenance(study, task))
+
+
+def _run_site(
+    study: Study, task: Task, site: str, progress: Callable[[str, int], None]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Metrics of one site, each of shape (learning rates, weight decays, seeds)."""
+    decays = study.weight_decays if site != "none" else study.weight_decays[:1]
+    rate, decay = (axis.ravel() for axis in np.meshgrid(study.learning_rates, decays, indexing="ij"))
+
+    def cell(learning_rate: jax.Array, weight_decay: jax.Array, seed: jax.Array) -> dict[str, jax.Array]:
+        return train(task, Decay(site).apply_to(study.core(), learning_rate, weight_decay), seed)
+
+    program = jax.jit(jax.vmap(cell, in_axes=(0, 0, None)))
+    rows = []
+    for seed in range(study.seeds):
+        rows.append(jax.device_get(program(jnp.float32(rate), jnp.float32(decay), jnp.int32(seed))))
+        progress(site, len(rate))
+    grid = (len(study.learning_rates), len(decays))
+    stacked = {name: np.stack([row[name].reshape(grid) for row in rows], axis=-1) for name in rows[0]}
+    shape = (len(study.learning_rates), len(study.weight_decays), study.seeds)
+    return {name: np.broadcast_to(values, shape) for name, values in stacked.items()}
+
+
+def _provenance(study: Study, task: Task) -> dict[str, Any]:
+    device = jax.devices()[0]
+    packages = ("optlab", "jax", "jaxlib", "optax", "flax", "scikit-learn")
+    return {
+        "task": task.name,
+        "description": task.description,
+        "steps": task.steps,
+        "b1": study.b1,
+        "b2": study.b2,
+        "eps": study.eps,
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
+        "python": platform.python_version(),
+    }
