@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from optlab.algebra import chain, divide
-from optlab.hyperparameters import at_step
+from optlab.hyperparameters import ScalarOrSchedule, at_step
 from optlab.lifting import Rule, Slots
-from optlab.rate import ScalarOrSchedule, scale_by_learning_rate
+from optlab.rate import scale_by_learning_rate
 from optlab.transform import Transform, atom
 
 

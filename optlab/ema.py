@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optlab.hyperparameters import like
+from optlab.hyperparameters import Scalar, like
 from optlab.lifting import Rule, Slots
 from optlab.transform import atom
 
@@ -29,7 +29,7 @@ def average(decay: Any, m: jax.Array, u: jax.Array) -> jax.Array:
 
 
 @atom
-def scale_by_ema(decay: float) -> Rule:
+def scale_by_ema(decay: Scalar) -> Rule:
     """`m <- decay*m + (1 - decay)*u;  u -> m`, from `m = 0`, raw: chain `bias_correct(decay)` to correct it.
 
     Args:
@@ -46,7 +46,7 @@ def scale_by_ema(decay: float) -> Rule:
 
 
 @atom
-def bias_correct(decay: float) -> Rule:
+def bias_correct(decay: Scalar) -> Rule:
     """`u -> u / (1 - decay**t)`: makes the weights of an average that began at zero sum to one.
 
     Args:
@@ -63,7 +63,7 @@ def bias_correct(decay: float) -> Rule:
 
 
 @atom
-def accumulate(decay: float) -> Rule:
+def accumulate(decay: Scalar) -> Rule:
     """`m <- decay*m + u;  u -> m`, from `m = 0`: the heavy ball.
 
     Args:
@@ -81,7 +81,7 @@ def accumulate(decay: float) -> Rule:
 
 
 @atom
-def accumulate_nesterov(decay: float) -> Rule:
+def accumulate_nesterov(decay: Scalar) -> Rule:
     """`m <- decay*m + u;  u -> decay*m + u`: the heavy ball, looked at one step ahead.
 
     Args:
@@ -99,7 +99,7 @@ def accumulate_nesterov(decay: float) -> Rule:
 
 
 @atom
-def scale_by_nesterov_ema(decay: float) -> Rule:
+def scale_by_nesterov_ema(decay: Scalar) -> Rule:
     """`m <- decay*m + (1 - decay)*u;  u -> decay*m / (1 - decay**(t+1)) + (1 - decay)*u / (1 - decay**t)`.
 
     The average, corrected and looked at one step ahead; no `bias_correct` belongs after it.
@@ -122,7 +122,7 @@ def scale_by_nesterov_ema(decay: float) -> Rule:
 
 
 @atom
-def interpolate_ema(b1: float, b2: float) -> Rule:
+def interpolate_ema(b1: Scalar, b2: Scalar) -> Rule:
     """`u -> b1*m + (1 - b1)*u;  m <- b2*m + (1 - b2)*u`: one average, read with another decay than it is kept with.
 
     Args:

@@ -15,6 +15,9 @@ from jax.core import Tracer
 P = ParamSpec("P")
 R = TypeVar("R")
 
+Scalar = float | jax.Array
+ScalarOrSchedule = Scalar | Callable[[Any], Any]
+
 
 class Range(NamedTuple):
     """The values that a hyperparameter of a standard name may take."""

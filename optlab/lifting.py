@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -79,11 +80,12 @@ class LeafError(ValueError):
 def init(program: Program, params: Any) -> State:
     """The state of a transform of `params`, one leaf after the other."""
     leaves, treedef = jax.tree.flatten(params)
+    all_bits = _mask_bits(program, params)
+    rules = {bits: program.skeleton.rule(program.arrays, bits) for bits in set(all_bits)}
     rows: list[list[Any]] = []
     try:
-        for w, bits in zip(leaves, _mask_bits(program, params), strict=True):
-            slots = program.skeleton.rule(program.arrays, bits).init(_widened(w))
-            rows.append(jax.tree.leaves(slots, is_leaf=_is_masked))
+        for w, bits in zip(leaves, all_bits, strict=True):
+            rows.append(jax.tree.leaves(rules[bits].init(_widened(w)), is_leaf=_is_masked))
     except LeafError as error:
         raise ValueError(f"{program.name}: params at {_path(params, len(rows))}: {error}") from None
     return State(jnp.zeros((), jnp.int32), _slot_trees(_slot_layout(program), treedef, rows))
@@ -96,19 +98,19 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
     layout = _slot_layout(program)
     columns = _slot_columns(program.name, layout, updates, state)
     all_bits = _mask_bits(program, updates if params is None else params)
-    kernels = {bits: _kernel(program.skeleton, bits) for bits in set(all_bits)}
+    kernels = {bits: _kernel(program.skeleton, layout, bits) for bits in set(all_bits)}
     t = jnp.asarray(optax.safe_increment(state.count))
     outs: list[jax.Array] = []
     rows: list[list[Any]] = []
+    slots_of_leaves = zip(*columns, strict=True) if columns else itertools.repeat(())
     try:
-        for number, (u, w, bits) in enumerate(zip(us, ws, all_bits, strict=True)):
+        for u, w, slots, bits in zip(us, ws, slots_of_leaves, all_bits, strict=False):
             _require_array(u)
             if w is not None:
                 _require_array(w)
-            slots = layout.unflatten([column[number] for column in columns])
             out, slots = kernels[bits](program.arrays, u, slots, w, t)
             outs.append(out)
-            rows.append(jax.tree.leaves(slots, is_leaf=_is_masked))
+            rows.append(slots)
     except LeafError as error:
         raise ValueError(f"{program.name}: at {_path(updates, len(rows))}: {error}") from None
     return treedef.unflatten(outs), State(t, _slot_trees(layout, treedef, rows))
@@ -118,10 +120,15 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
 
 
 @functools.lru_cache(maxsize=4096)
-def _kernel(skeleton: Skeleton, bits: tuple[bool, ...]) -> Callable[..., tuple[jax.Array, Slots]]:
+def _kernel(skeleton: Skeleton, layout: Any, bits: tuple[bool, ...]) -> Callable[..., tuple[jax.Array, list[Any]]]:
+    """The update of one leaf, compiled; slots go in and out flat, as `layout` flattens them."""
+
     @jax.jit
-    def update_leaf(arrays: Any, u: Any, slots: Slots, w: Any, t: jax.Array) -> tuple[jax.Array, Slots]:
+    def update_leaf(
+        arrays: Any, u: Any, flat_slots: Sequence[Any], w: Any, t: jax.Array
+    ) -> tuple[jax.Array, list[Any]]:
         rule = skeleton.rule(arrays, bits)
+        slots = layout.unflatten(flat_slots)
         dtype = _statistics_dtype(u, slots, w)
         if w is not None:
             if u.shape != w.shape:
@@ -132,7 +139,8 @@ def _kernel(skeleton: Skeleton, bits: tuple[bool, ...]) -> Callable[..., tuple[j
         u, new_slots = rule.update(u, slots, w, t)
         if jax.tree.structure(new_slots) != jax.tree.structure(slots):
             raise LeafError(f"the rule returned slots {sorted(new_slots)} where it had {sorted(slots)}")
-        return u, jax.tree.map(lambda new, old: new.astype(old.dtype), new_slots, slots)
+        new_slots = jax.tree.map(lambda new, old: new.astype(old.dtype), new_slots, slots)
+        return u, jax.tree.leaves(new_slots, is_leaf=_is_masked)
 
     return update_leaf
 

@@ -12,8 +12,8 @@ from optlab.ema import (
     scale_by_ema,
     scale_by_nesterov_ema,
 )
-from optlab.hyperparameters import checked
-from optlab.rate import ScalarOrSchedule, scale_by_learning_rate
+from optlab.hyperparameters import Scalar, ScalarOrSchedule, checked
+from optlab.rate import scale_by_learning_rate
 from optlab.rms import (
     absolute,
     decayed_max,
@@ -36,26 +36,26 @@ def sgd(learning_rate: ScalarOrSchedule) -> Transform:
 
 
 @checked
-def momentum(learning_rate: ScalarOrSchedule, b1: float = 0.9) -> Transform:
+def momentum(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9) -> Transform:
     """`m <- EMA(g);  w <- w - lr*m`, raw; see `scale_by_ema`, and `heavy_ball` for torch's momentum."""
     return chain(scale_by_ema(b1), scale_by_learning_rate(learning_rate))
 
 
 @checked
-def heavy_ball(learning_rate: ScalarOrSchedule, b1: float = 0.9) -> Transform:
+def heavy_ball(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9) -> Transform:
     """`m <- b1*m + g;  w <- w - lr*m`; see `accumulate`."""
     return chain(accumulate(b1), scale_by_learning_rate(learning_rate))
 
 
 @checked
-def nesterov(learning_rate: ScalarOrSchedule, b1: float = 0.9) -> Transform:
+def nesterov(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9) -> Transform:
     """`m <- b1*m + g;  w <- w - lr*(b1*m + g)`; see `accumulate_nesterov`."""
     return chain(accumulate_nesterov(b1), scale_by_learning_rate(learning_rate))
 
 
 @checked
 def sgdw(
-    learning_rate: ScalarOrSchedule, b1: float = 0.9, *, weight_decay: ScalarOrSchedule, mask: Any = None
+    learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, *, weight_decay: ScalarOrSchedule, mask: Any = None
 ) -> Transform:
     """`m <- b1*m + g;  w <- w - lr*(m + weight_decay*w)`; see `add_decayed_weights`.
 
@@ -72,7 +72,7 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> Transform:
 
 
 @checked
-def signum(learning_rate: ScalarOrSchedule, b1: float = 0.9) -> Transform:
+def signum(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9) -> Transform:
     """`m <- EMA(g);  w <- w - lr*sign(m)`. Source: Bernstein et al. 2018, Algorithm 2."""
     return chain(scale_by_ema(b1), sign(), scale_by_learning_rate(learning_rate))
 
@@ -80,8 +80,8 @@ def signum(learning_rate: ScalarOrSchedule, b1: float = 0.9) -> Transform:
 @checked
 def lion(
     learning_rate: ScalarOrSchedule,
-    b1: float = 0.9,
-    b2: float = 0.99,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.99,
     *,
     weight_decay: ScalarOrSchedule,
     mask: Any = None,
@@ -95,7 +95,7 @@ def lion(
 
 
 @checked
-def adagrad(learning_rate: ScalarOrSchedule, eps: float = 1e-8, *, initial: float = 0.0) -> Transform:
+def adagrad(learning_rate: ScalarOrSchedule, eps: Scalar = 1e-8, *, initial: Scalar = 0.0) -> Transform:
     """`s <- s + g**2;  w <- w - lr * g/(sqrt(s) + eps)`; see `running_sum`.
 
     Source: Duchi et al. 2011, as torch has it. `optax.adagrad` starts at `initial=0.1` with `eps` inside the root.
@@ -105,7 +105,7 @@ def adagrad(learning_rate: ScalarOrSchedule, eps: float = 1e-8, *, initial: floa
 
 
 @checked
-def rmsprop(learning_rate: ScalarOrSchedule, decay: float, eps: float = 1e-8) -> Transform:
+def rmsprop(learning_rate: ScalarOrSchedule, decay: Scalar, eps: Scalar = 1e-8) -> Transform:
     """`v <- EMA(g**2);  w <- w - lr * g/(sqrt(v) + eps)`, raw; see `scale_by_ema`, `root`.
 
     `decay` has no default: Hinton's lecture and optax say 0.9, torch 0.99. Source: Tieleman & Hinton 2012, lecture
@@ -115,12 +115,12 @@ def rmsprop(learning_rate: ScalarOrSchedule, decay: float, eps: float = 1e-8) ->
     return chain(divide(identity(), size), scale_by_learning_rate(learning_rate))
 
 
-def _adam_core(b1: float, b2: float, eps: float) -> Transform:
+def _adam_core(b1: Scalar, b2: Scalar, eps: Scalar) -> Transform:
     return scale_by_rms(b2, eps, numerator=chain(scale_by_ema(b1), bias_correct(b1)))
 
 
 @checked
-def adam(learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Transform:
+def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> Transform:
     """`w <- w - lr * m_hat/(sqrt(v_hat) + eps)`; see `scale_by_rms`.
 
     Source: Kingma & Ba 2015, Algorithm 1.
@@ -131,14 +131,14 @@ def adam(learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, ep
 @checked
 def adam_l2(
     learning_rate: ScalarOrSchedule,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
     *,
     weight_decay: ScalarOrSchedule,
     mask: Any = None,
 ) -> Transform:
-    """Adam of `g + weight_decay*w`: both averages see the decay; see `add_l2_to_grad`.
+    """`u = g + weight_decay*w;  w <- w - lr * m_hat/(sqrt(v_hat) + eps)`, averages of `u`; see `add_l2_to_grad`.
 
     Source: Loshchilov & Hutter 2019, Algorithm 2, the form they advise against; torch's `Adam(weight_decay=)`.
     """
@@ -149,9 +149,9 @@ def adam_l2(
 @checked
 def adamw(
     learning_rate: ScalarOrSchedule,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
     *,
     weight_decay: ScalarOrSchedule,
     mask: Any = None,
@@ -168,9 +168,9 @@ def adamw(
 @checked
 def adamw_independent(
     learning_rate: ScalarOrSchedule,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
     *,
     weight_decay: ScalarOrSchedule,
     mask: Any = None,
@@ -186,9 +186,9 @@ def adamw_independent(
 @checked
 def adams(
     learning_rate: ScalarOrSchedule,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
     *,
     weight_decay: ScalarOrSchedule,
     mask: Any = None,
@@ -204,7 +204,7 @@ def adams(
 
 
 @checked
-def amsgrad(learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Transform:
+def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> Transform:
     """`s <- max(s, v_hat);  w <- w - lr * m_hat/(sqrt(s) + eps)`; see `running_max`.
 
     Source: Reddi et al. 2018, Algorithm 2, with Adam's corrections before the maximum, as `optax.amsgrad` has it;
@@ -216,7 +216,7 @@ def amsgrad(learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999,
 
 
 @checked
-def adamax(learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Transform:
+def adamax(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> Transform:
     """`s <- max(b2*s, |g| + eps);  w <- w - lr * m_hat/s`; see `decayed_max`.
 
     Source: Kingma & Ba 2015, Algorithm 2, which has no eps; its place is that of optax and torch.
@@ -227,14 +227,17 @@ def adamax(learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, 
 
 
 @checked
-def nadam(learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Transform:
-    """Adam with the first moment looked at one step ahead; see `scale_by_nesterov_ema`. Source: Dozat 2016."""
+def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> Transform:
+    """`w <- w - lr * (b1*m/(1 - b1**(t+1)) + (1 - b1)*g/(1 - b1**t)) / (sqrt(v_hat) + eps)`.
+
+    Adam with the first moment looked at one step ahead; see `scale_by_nesterov_ema`. Source: Dozat 2016.
+    """
     core = scale_by_rms(b2, eps, numerator=scale_by_nesterov_ema(b1))
     return chain(core, scale_by_learning_rate(learning_rate))
 
 
 @checked
-def laprop(learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Transform:
+def laprop(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> Transform:
     """`m <- EMA(g/(sqrt(v_hat) + eps));  w <- w - lr*m_hat`: Adam with the quotient before the momentum.
 
     Source: Ziyin et al. 2020, Algorithm 1, with a constant learning rate inside or outside of the average alike.
@@ -244,9 +247,11 @@ def laprop(learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, 
 
 @checked
 def adabelief(
-    learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-16, eps_root: float = 1e-16
+    learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-16, eps_root: Scalar = 1e-16
 ) -> Transform:
-    """Adam with the variance around the mean for the second moment; see `scale_by_belief`.
+    """`m <- EMA(g);  s <- EMA((g - m)**2) + eps_root;  w <- w - lr * m_hat/(sqrt(s_hat) + eps)`.
+
+    Adam with the variance around the mean for the second moment; see `scale_by_belief`.
 
     Source: Zhuang et al. 2020, Algorithm 2.
     """

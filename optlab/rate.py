@@ -1,13 +1,10 @@
 """The learning rate."""
 
-from collections.abc import Callable
 from typing import Any
 
-from optlab.hyperparameters import at_step
+from optlab.hyperparameters import ScalarOrSchedule, at_step
 from optlab.lifting import Rule, Slots
 from optlab.transform import atom
-
-ScalarOrSchedule = float | Callable[[Any], Any]
 
 
 @atom

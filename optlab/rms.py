@@ -8,7 +8,7 @@ import optax
 
 from optlab.algebra import chain, divide, identity
 from optlab.ema import average, bias_correct, scale_by_ema, weight_sum
-from optlab.hyperparameters import checked, like
+from optlab.hyperparameters import Scalar, checked, like
 from optlab.lifting import Rule, Slots
 from optlab.transform import Transform, atom
 
@@ -26,7 +26,7 @@ def square() -> Rule:
 
 
 @atom
-def absolute(eps: float = 0.0) -> Rule:
+def absolute(eps: Scalar = 0.0) -> Rule:
     """`u -> |u| + eps`; real for complex `u`.
 
     Args:
@@ -47,7 +47,7 @@ def sign() -> Rule:
 
 
 @atom
-def root(eps: float, eps_root: float = 0.0) -> Rule:
+def root(eps: Scalar, eps_root: Scalar = 0.0) -> Rule:
     """`u -> sqrt(u + eps_root) + eps`.
 
     Args:
@@ -62,7 +62,7 @@ def root(eps: float, eps_root: float = 0.0) -> Rule:
 
 
 @atom
-def running_sum(initial: float = 0.0) -> Rule:
+def running_sum(initial: Scalar = 0.0) -> Rule:
     """`s <- s + u;  u -> s`, from `s = initial`.
 
     Args:
@@ -93,7 +93,7 @@ def running_max() -> Rule:
 
 
 @atom
-def decayed_max(decay: float) -> Rule:
+def decayed_max(decay: Scalar) -> Rule:
     """`s <- max(decay*s, u);  u -> s`, from `s = 0`.
 
     Args:
@@ -110,7 +110,7 @@ def decayed_max(decay: float) -> Rule:
 
 
 @checked
-def rms(decay: float, eps: float, eps_root: float = 0.0) -> Transform:
+def rms(decay: Scalar, eps: Scalar, eps_root: Scalar = 0.0) -> Transform:
     """`u -> sqrt(EMA(u**2) / (1 - decay**t) + eps_root) + eps`, the size that a weight's updates usually have.
 
     Args:
@@ -122,7 +122,7 @@ def rms(decay: float, eps: float, eps_root: float = 0.0) -> Transform:
 
 @checked
 def scale_by_rms(
-    decay: float, eps: float, eps_root: float = 0.0, *, numerator: optax.GradientTransformation = _IDENTITY
+    decay: Scalar, eps: Scalar, eps_root: Scalar = 0.0, *, numerator: optax.GradientTransformation = _IDENTITY
 ) -> Transform:
     """`u -> numerator(u) / rms(u)`, both fed the same `u`.
 
@@ -136,7 +136,7 @@ def scale_by_rms(
 
 
 @atom
-def scale_by_belief(b1: float, b2: float, eps: float, eps_root: float) -> Rule:
+def scale_by_belief(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar) -> Rule:
     """`m <- EMA(u);  s <- EMA((u - m)**2) + eps_root;  u -> corrected m / (sqrt(corrected s) + eps)`.
 
     One rule and no quotient of links, because both averages share the slot `m`.

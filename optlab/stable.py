@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from optlab import lifting
-from optlab.hyperparameters import at_step, checked, like
-from optlab.rate import ScalarOrSchedule
+from optlab.hyperparameters import Scalar, ScalarOrSchedule, at_step, checked, like
 from optlab.transform import Transform
 
 
@@ -22,7 +21,7 @@ class StableDecayState(NamedTuple):
 
 @checked
 def divide_and_decay_stably(
-    numerator: Transform, second_moment: Transform, eps: float, weight_decay: ScalarOrSchedule, mask: Any = None
+    numerator: Transform, second_moment: Transform, eps: Scalar, weight_decay: ScalarOrSchedule, mask: Any = None
 ) -> Transform:
     """`u -> n / (sqrt(v) + eps) + weight_decay*w / (sqrt(mean(v)) + eps)`: a quotient, and decay relative to its size.
 
@@ -75,6 +74,6 @@ def divide_and_decay_stably(
 
 def _mean(tree: Any) -> jax.Array:
     leaves = jax.tree.leaves(tree)
-    dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
     total = sum((jnp.sum(leaf, dtype=dtype) for leaf in leaves), start=jnp.zeros((), dtype))
     return total / max(sum(leaf.size for leaf in leaves), 1)

@@ -24,7 +24,7 @@ class Interval(NamedTuple):
     def percent(self) -> str:
         """In percent, as `90.1 ± 0.6`."""
         width = "?" if np.isnan(self.half_width) else f"{100 * self.half_width:.1f}"
-        return f"{100 * self.mean:.1f} ± {width}"
+        return f"{100 * self.mean:.1f} ± {width}".replace("-0.0 ", "0.0 ")
 
 
 class Best(NamedTuple):

@@ -38,8 +38,8 @@ class Split(NamedTuple):
 
 @functools.cache
 def _all_images() -> tuple[np.ndarray, np.ndarray]:
-    bunch = load_digits()
-    return (bunch.data / 16).astype(np.float32), bunch.target.astype(np.int32)
+    images, labels = load_digits(return_X_y=True)
+    return np.asarray(images / 16, np.float32), np.asarray(labels, np.int32)
 
 
 def _data(key: jax.Array) -> Split:
