@@ -1,7 +1,7 @@
 """optlab, an optimizer laboratory for JAX: optimizers built from atoms, and what moving one of them does."""
 
 from optlab.algebra import chain, divide, identity
-from optlab.decay import Decay, add_decayed_weights, add_l2_to_grad, shrink_weights
+from optlab.decay import SITES, Decay, add_decayed_weights, add_l2_to_grad, shrink_weights
 from optlab.draw import draw
 from optlab.ema import (
     accumulate,
@@ -53,6 +53,7 @@ from optlab.transform import Transform, atom
 __version__ = "0.1.0"
 
 __all__ = [
+    "SITES",
     "Decay",
     "Rule",
     "State",

@@ -3,15 +3,19 @@
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from optlab.lab.study import Study
+
+T = TypeVar("T")
 
 STUDIES = {"decay": {}}
 
@@ -71,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"\n{command}: stopped; nothing was written", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(": ".join([command, "stopped", *map(str, stop.args)]), file=sys.stderr, flush=True)
+        os._exit(130)  # a computation may still run in its thread, and tearing the interpreter down around it crashes
     return 0
 
 
@@ -143,10 +147,23 @@ def _with_progress(study: "Study") -> Any:
             runs += done
             bar.update(task, advance=1, description=site)
 
-        data = run(study, advance)
+        data = _in_thread(lambda: run(study, advance))
     data.attrs["seconds"] = round(time.perf_counter() - start, 1)
     data.attrs["runs"] = runs
     return data
+
+
+def _in_thread(call: Callable[[], T]) -> T:
+    """The result of `call`, computed in a thread, so that Ctrl-C is heard at once and never inside of JAX."""
+    worker = ThreadPoolExecutor(1)
+    future = worker.submit(call)
+    try:
+        while not future.done():
+            wait([future], timeout=0.2)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was written") from None
+    worker.shutdown()
+    return future.result()
 
 
 def _print_best(data: Any) -> None:

@@ -107,8 +107,9 @@ def scale_by_nesterov_ema(decay: Scalar) -> Rule:
     Args:
       decay: in [0, 1).
 
-    Source: Dozat 2016, Algorithm 2 with a constant decay, as `optax.nadam` has it. torch's `NAdam` also warms the
-    decay up (`momentum_decay=4e-3`).
+    Source: Dozat 2016, Algorithm 2 with a constant decay, as `optax.nadam` has it; the paper also multiplies the
+    corrected second moment by its decay, which both leave out. torch's `NAdam` warms this decay up
+    (`momentum_decay=4e-3`).
     """
 
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:

@@ -136,13 +136,21 @@ def _kernel(skeleton: Skeleton, layout: Any, bits: tuple[bool, ...]) -> Callable
             w = w.astype(dtype)
         u = u.astype(dtype)
         _check_slots(jax.eval_shape(rule.init, u), slots)
-        u, new_slots = rule.update(u, slots, w, t)
+        out, new_slots = rule.update(u, slots, w, t)
+        if out.shape != u.shape:
+            raise LeafError(f"the rule returned updates of shape {out.shape} for weights of shape {u.shape}")
         if jax.tree.structure(new_slots) != jax.tree.structure(slots):
             raise LeafError(f"the rule returned slots {sorted(new_slots)} where it had {sorted(slots)}")
-        new_slots = jax.tree.map(lambda new, old: new.astype(old.dtype), new_slots, slots)
-        return u, jax.tree.leaves(new_slots, is_leaf=_is_masked)
+        new_slots = jax.tree.map(_as_before, new_slots, slots)
+        return out, jax.tree.leaves(new_slots, is_leaf=_is_masked)
 
     return update_leaf
+
+
+def _as_before(new: jax.Array, old: jax.Array) -> jax.Array:
+    if new.shape != old.shape:
+        raise LeafError(f"the rule returned a slot of shape {new.shape} where it had one of shape {old.shape}")
+    return new.astype(old.dtype)
 
 
 def wide(dtype: Any) -> np.dtype:

@@ -26,8 +26,8 @@ def accuracy_maps(results: xr.Dataset) -> Figure:
     Cells with a diverged run are hatched and say how many of their runs diverged; the best cell is outlined.
     """
     sites = [str(site) for site in results.site.values]
-    columns = min(COLUMNS, len(sites))
-    rows = len(sites) // COLUMNS + 1
+    columns = min(COLUMNS, len(sites) + 1)
+    rows = -(-(len(sites) + 1) // columns)
     figure, grid = plt.subplots(
         rows, columns, figsize=(3.7 * columns + 1, 3.4 * rows), layout="constrained", squeeze=False
     )

@@ -3,8 +3,9 @@
 import dataclasses
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,10 @@ class Study:
                 raise StudyError(f"a study needs at least one of {axis}")
             if len(set(getattr(self, axis))) != len(getattr(self, axis)):
                 raise StudyError(f"{axis} holds a value twice: {getattr(self, axis)}")
+        for axis in ("learning_rates", "weight_decays"):
+            for value in getattr(self, axis):
+                if not 0 <= value < float("inf"):
+                    raise StudyError(f"{axis} must be finite and >= 0, got {value}")
         for number, name in ((self.seeds, "seeds"), (self.steps, "steps")):
             if number is not None and number < 1:
                 raise StudyError(f"{name} must be at least 1, got {number}")
@@ -84,23 +89,36 @@ def _require_known(kind: str, names: Sequence[str], known: Sequence[str] | Mappi
             raise StudyError(f"unknown {kind} {name!r}; known are {', '.join(known)}")
 
 
-def train(task: Task, tx: optax.GradientTransformation, seed: Any) -> dict[str, jax.Array]:
-    """One run: the task's metrics after its last step, the weight norm, and whether the run diverged.
+class Start(NamedTuple):
+    """What a run begins with; drawn from its seed alone, so that the cells of a grid share it."""
 
-    Args:
-      seed: int32 scalar; may be traced, as may the hyperparameters of `tx`.
-    """
+    data: Any
+    params: Any
+    batch_key: jax.Array
+
+
+def start(task: Task, seed: Any) -> Start:
+    """The start of the run with this seed, an int32 scalar."""
     data_key, init_key, batch_key = jax.random.split(jax.random.key(seed), 3)
-    data = task.data(data_key)
-    params = task.init(init_key)
+    return Start(task.data(data_key), task.init(init_key), batch_key)
+
+
+def train(task: Task, tx: optax.GradientTransformation, begin: Start) -> Any:
+    """The params after the task's number of steps; the hyperparameters of `tx` may be traced."""
 
     def step(carry: tuple[Any, Any], number: jax.Array) -> tuple[tuple[Any, Any], None]:
         params, state = carry
-        grads = jax.grad(task.loss)(params, task.batch(data, batch_key, number))
+        grads = jax.grad(task.loss)(params, task.batch(begin.data, begin.batch_key, number))
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(task.steps, dtype=jnp.int32))
+    steps = jnp.arange(task.steps, dtype=jnp.int32)
+    (params, _), _ = jax.lax.scan(step, (begin.params, tx.init(begin.params)), steps)
+    return params
+
+
+def measure(task: Task, params: Any, data: Any) -> dict[str, jax.Array]:
+    """The task's metrics, the weight norm, and whether the run that led to `params` diverged."""
     metrics = dict(task.metrics(params, data))
     norm = optax.tree.norm(params)
     sound = jnp.isfinite(norm) & (metrics["train_loss"] <= task.divergence)
@@ -117,7 +135,26 @@ def run(study: Study, progress: Callable[[str, int], None] = lambda site, runs: 
       A dataset over `AXES`, with the task's metrics, `weight_norm` and `diverged` for every run.
     """
     task = study.make_task()
-    sites = [_run_site(study, task, site, progress) for site in study.sites]
+    start_run = jax.jit(partial(start, task))
+    starts = [start_run(jnp.int32(seed)) for seed in range(study.seeds)]
+    measure_cells = jax.jit(jax.vmap(partial(measure, task), in_axes=(0, None)))
+    shape = (len(study.learning_rates), len(study.weight_decays))
+
+    def on_grid(values: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(values.reshape(len(study.learning_rates), -1), shape)
+
+    sites = []
+    for site in study.sites:
+        # Without decay the columns of the grid are one and the same.
+        decays = study.weight_decays if site != "none" else study.weight_decays[:1]
+        rate, decay = (jnp.float32(axis.ravel()) for axis in np.meshgrid(study.learning_rates, decays, indexing="ij"))
+        train_cells = jax.jit(jax.vmap(_cell(study, task, site), in_axes=(0, 0, None)))
+        seeds = []
+        for begin in starts:
+            metrics = measure_cells(train_cells(rate, decay, begin), begin.data)
+            seeds.append(jax.tree.map(on_grid, jax.device_get(metrics)))
+            progress(site, len(rate))
+        sites.append(jax.tree.map(lambda *values: np.stack(values, axis=-1), *seeds))
     variables = {name: (AXES, np.stack([site[name] for site in sites])) for name in sites[0]}
     coordinates = {
         "site": list(study.sites),
@@ -128,25 +165,13 @@ def run(study: Study, progress: Callable[[str, int], None] = lambda site, runs: 
     return xr.Dataset(variables, coordinates, attrs=_provenance(study, task))
 
 
-def _run_site(
-    study: Study, task: Task, site: str, progress: Callable[[str, int], None]
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Metrics of one site, each of shape (learning rates, weight decays, seeds)."""
-    decays = study.weight_decays if site != "none" else study.weight_decays[:1]
-    rate, decay = (axis.ravel() for axis in np.meshgrid(study.learning_rates, decays, indexing="ij"))
+def _cell(study: Study, task: Task, site: str) -> Callable[[jax.Array, jax.Array, Start], Any]:
+    """One run of the grid of `site`: `(learning_rate, weight_decay, start) -> params`."""
 
-    def cell(learning_rate: jax.Array, weight_decay: jax.Array, seed: jax.Array) -> dict[str, jax.Array]:
-        return train(task, Decay(site).apply_to(study.core(), learning_rate, weight_decay), seed)
+    def cell(learning_rate: jax.Array, weight_decay: jax.Array, begin: Start) -> Any:
+        return train(task, Decay(site).apply_to(study.core(), learning_rate, weight_decay), begin)
 
-    program = jax.jit(jax.vmap(cell, in_axes=(0, 0, None)))
-    rows = []
-    for seed in range(study.seeds):
-        rows.append(jax.device_get(program(jnp.float32(rate), jnp.float32(decay), jnp.int32(seed))))
-        progress(site, len(rate))
-    grid = (len(study.learning_rates), len(decays))
-    stacked = {name: np.stack([row[name].reshape(grid) for row in rows], axis=-1) for name in rows[0]}
-    shape = (len(study.learning_rates), len(study.weight_decays), study.seeds)
-    return {name: np.broadcast_to(values, shape) for name, values in stacked.items()}
+    return cell
 
 
 def _provenance(study: Study, task: Task) -> dict[str, Any]:

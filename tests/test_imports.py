@@ -1,0 +1,58 @@
+"""The core is light, and its table of contents says what each transform computes."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+
+import public
+import pytest
+
+import optlab
+
+# What the lab and the explanations need, and what that brings along; jax and optax import none of it by themselves.
+HEAVY = {"flax", "h5netcdf", "h5py", "jinja2", "matplotlib", "pandas", "rich", "scipy", "sklearn", "sympy", "xarray"}
+
+
+def _imported_by(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter holds after `code`."""
+    program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    return set(json.loads(result.stdout))
+
+
+def test_the_core_brings_in_jax_and_optax_and_nothing_of_the_lab():
+    modules = _imported_by("import optlab")
+    assert {"jax", "optax", "optlab.algebra", "optlab.optimizers"} <= modules
+    assert modules & HEAVY == set()
+    assert not {name for name in modules if re.match(r"optlab\.(lab|explain|cli)\b", name)}
+    peers = _imported_by("import jax, optax, chex")
+    assert {name.partition(".")[0] for name in modules - peers} == {"optlab"}
+
+
+def test_a_heavy_import_would_be_seen():
+    assert "rich" in _imported_by("import rich, optlab")
+
+
+def test_the_table_of_contents_is_whole_and_in_order():
+    assert sorted(optlab.__all__) == sorted(set(optlab.__all__))
+    assert all(hasattr(optlab, name) for name in optlab.__all__)
+    public_names = {
+        name for name, value in vars(optlab).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public_names == set(optlab.__all__)
+
+
+@pytest.mark.parametrize("name", [name for name in optlab.__all__ if callable(getattr(optlab, name))])
+def test_every_public_name_is_documented(name):
+    documentation = inspect.getdoc(getattr(optlab, name))
+    assert documentation is not None
+    assert len(documentation.split()) >= 2
+    assert not re.match(rf"{name}\(.*\)$", documentation)  # what a dataclass without a docstring gets
+
+
+@pytest.mark.parametrize("name", [*public.TRANSFORMS, "chain"])
+def test_every_transform_begins_with_its_update_rule(name):
+    documentation = getattr(optlab, name).__doc__
+    assert re.match(r"`[^`]*(->|<-)[^`]*`", documentation), documentation.splitlines()[0]

@@ -1,0 +1,444 @@
+"""What dtype, sharding and precision numbers have: the state's types never change, whatever flows through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import public
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import optlab
+
+SHAPES = {"kernel": (2, 3)}
+INT32_MAX = np.iinfo(np.int32).max
+
+
+def types(tree):
+    return jax.tree.map(jax.typeof, tree)
+
+
+def dtypes(tree):
+    return {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
+
+
+def abstract(dtype, shape=(2, 3)):
+    return {"kernel": jax.ShapeDtypeStruct(shape, dtype)}
+
+
+def slot_dtypes(state):
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {leaf.dtype.name for path, leaf in flat if not jax.tree_util.keystr(path).endswith("count")}
+
+
+def reads_weights(tx):
+    """Whether `tx` refuses an update without params."""
+    u = abstract("float32")
+    state = jax.eval_shape(tx.init, u)
+    try:
+        jax.eval_shape(tx.update, u, state)
+    except ValueError as error:
+        return "needs params" in str(error)
+    return False
+
+
+# Types --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("name", public.TRANSFORMS)
+def test_statistics_are_in_single_precision_or_wider(name, dtype, x64):
+    tx = public.build(name)
+    updates, state = jax.eval_shape(lambda w: tx.update(w, tx.init(w), w), abstract(dtype))
+    wide = "float64" if dtype == "float64" else "float32"
+    assert slot_dtypes(state) <= {wide}
+    assert dtypes(updates) == {wide}
+
+
+@pytest.mark.parametrize("wide", ["complex64", "complex128"])
+@pytest.mark.parametrize("name", public.OPTIMIZERS)
+def test_second_moments_of_complex_weights_are_real(name, wide, x64):
+    tx = public.build(name)
+    updates, state = jax.eval_shape(lambda w: tx.update(w, tx.init(w), w), abstract(wide))
+    assert dtypes(updates) == {wide}
+    real = {"complex64": "float32", "complex128": "float64"}[wide]
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        key = jax.tree_util.keystr(path)
+        second_moment = any(part in key for part in ("denominator", "second_moment", "deviation"))
+        assert key.endswith("count") or leaf.dtype == (real if second_moment else wide), key
+
+
+MIXTURES = [
+    ("float32", "bfloat16"),
+    ("bfloat16", "float32"),
+    ("float16", "float16"),
+    ("float64", "float32"),
+    ("float32", "float64"),
+    ("complex64", "complex64"),
+]
+
+
+@pytest.mark.parametrize(("grads", "weights"), MIXTURES, ids=[f"{g} on {w}" for g, w in MIXTURES])
+@pytest.mark.parametrize("name", public.TRANSFORMS)
+def test_state_keeps_its_types(name, grads, weights, x64):
+    tx = public.build(name)
+    g, w = abstract(grads), abstract(weights)
+    state = jax.eval_shape(tx.init, w)
+    _, after = jax.eval_shape(tx.update, g, state, w)
+    assert types(after) == types(state)
+    if not reads_weights(tx):
+        _, after = jax.eval_shape(tx.update, g, state)
+        assert types(after) == types(state)
+
+
+@pytest.mark.parametrize("name", public.TRANSFORMS)
+def test_state_is_a_carry_of_scan_and_vmap(name):
+    tx = public.build(name)
+
+    def train(params, grads):
+        def step(carry, g):
+            params, state = carry
+            updates, state = tx.update(g, state, params)
+            params = jax.tree.map(lambda w, u: w + u.astype(w.dtype), params, updates)
+            return (params, state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), grads)[0]
+
+    weights, grads = abstract("bfloat16"), abstract("float32", (5, 7, 2, 3))
+    _, state = jax.eval_shape(jax.vmap(train, in_axes=(None, 0)), weights, grads)
+    one = jax.eval_shape(tx.init, weights)
+    assert jax.tree.structure(state) == jax.tree.structure(one)
+    for leaf, alone in zip(jax.tree.leaves(state), jax.tree.leaves(one), strict=True):
+        assert (leaf.shape, leaf.dtype) == ((5, *alone.shape), alone.dtype)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "complex64"])
+@pytest.mark.parametrize("name", public.TRANSFORMS)
+def test_init_takes_abstract_weights(name, weights):
+    tx = public.build(name)
+    concrete = types(tx.init({"kernel": jnp.ones((2, 3), weights)}))
+    assert types(tx.init(abstract(weights))) == concrete
+    assert types(jax.eval_shape(tx.init, abstract(weights))) == concrete
+
+
+@pytest.mark.parametrize("name", ["adamw", "adams"])
+def test_types_are_kept_in_fact_and_not_only_in_the_abstract(name):
+    tx = public.build(name)
+    params, grads = public.random_tree(SHAPES, 0, jnp.bfloat16), public.random_tree(SHAPES, 1)
+    state = tx.init(params)
+    for update in (tx.update, jax.jit(tx.update)):
+        updates, after = update(grads, state, params)
+        assert types(after) == types(state)
+        assert dtypes(updates) == {"float32"}
+
+
+def test_a_slot_keeps_the_type_that_its_init_gave_it():
+    @optlab.atom
+    def coarse_average(decay):
+        def update(u, slots, w, t):
+            m = decay * slots["average"].astype(u.dtype) + (1 - decay) * u
+            return m, {"average": m}
+
+        return optlab.Rule(update, init=lambda w: {"average": jnp.zeros_like(w, dtype=jnp.bfloat16)})
+
+    tx, g = coarse_average(0.5), jnp.array([1.0, 2.0 + 2**-10])
+    state = tx.init(g)
+    updates, after = tx.update(g, state)
+    assert types(after) == types(state)
+    np.testing.assert_array_equal(updates, g / 2)
+    np.testing.assert_array_equal(after.slots["average"], jnp.array([0.5, 1.0], jnp.bfloat16))
+
+
+# Precision ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_second_moment_of_bfloat16_weights_moves():
+    params = grads = jnp.ones(1, jnp.bfloat16)
+    tx = optlab.chain(optlab.square(), optlab.scale_by_ema(0.999))
+    state = tx.init(params)
+    for _ in range(100):
+        _, state = tx.update(grads, state, params)
+    np.testing.assert_allclose(state.slots["ema"], 1 - 0.999**100, rtol=1e-5)
+
+    plain = jnp.bfloat16(0.5)
+    plain = jnp.bfloat16(0.999) * plain + jnp.bfloat16(1 - 0.999) * jnp.bfloat16(0)
+    assert plain == 0.5  # what the statistics would do in the weights' own dtype: 0.999 rounds to 1
+
+
+def test_float64_weights_get_float64_arithmetic(x64):
+    tx = optlab.adam(1.0, 0.9, 0.999, 1e-8)
+    w = jnp.zeros(1, jnp.float64)
+    updates, _ = tx.update(jnp.full(1, 1e-3, jnp.float64), tx.init(w), w)
+    np.testing.assert_allclose(updates, -1e-3 / (1e-3 + 1e-8), rtol=1e-14)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999, 0.99999])
+def test_bias_correction_keeps_its_relative_precision(decay):
+    tx = optlab.bias_correct(decay)
+    for t in (1, 2, 10, 1000):
+        state = optlab.State(jnp.int32(t - 1), {})
+        updates, state = tx.update(jnp.ones(1), state)
+        assert updates.dtype == jnp.float32
+        assert state.count == t
+        exact = 1 / (1 - np.float64(decay) ** t)
+        np.testing.assert_allclose(updates, [exact], rtol=1e-6)
+
+
+def test_the_plain_form_of_bias_correction_does_not():
+    for t in (1, 2, 10, 1000):
+        plain = 1 / (1 - jnp.float32(0.99999) ** t)
+        exact = 1 / (1 - np.float64(0.99999) ** t)
+        assert 5e-4 < abs(plain / exact - 1) < 5e-3
+
+
+def test_nesterov_correction_keeps_its_relative_precision():
+    decay, t = 0.99999, 10
+    state = optlab.State(jnp.int32(t - 1), {"ema": jnp.ones(1)})
+    updates, _ = optlab.scale_by_nesterov_ema(decay).update(jnp.ones(1), state)
+    d = np.float64(decay)
+    np.testing.assert_allclose(updates, [d / (1 - d ** (t + 1)) + (1 - d) / (1 - d**t)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", public.OPTIMIZERS)
+def test_the_count_stays_at_its_maximum(name):
+    """`nadam` looks one step ahead of the count, where int32 wraps."""
+    tx = public.build(name)
+    w = jnp.array([1.0, -2.0])
+    start = tx.init(w)
+
+    def update_at(count):
+        at = jax.tree.map(lambda leaf: jnp.int32(count) if leaf.dtype == jnp.int32 else leaf, start)
+        return tx.update(w, at, w)
+
+    updates, state = update_at(INT32_MAX)
+    assert [int(leaf) for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.int32] == [
+        INT32_MAX for leaf in jax.tree.leaves(start) if leaf.dtype == jnp.int32
+    ]
+    np.testing.assert_array_equal(updates, update_at(2**30)[0])
+
+
+# Leaves of every kind -----------------------------------------------------------------------------------------------
+
+
+ODD = {"none": None, "nothing": {}, "empty": jnp.zeros((0, 3)), "row": jnp.zeros((2, 0)), "scalar": jnp.float32(3)}
+
+
+@pytest.mark.parametrize("name", public.TRANSFORMS)
+def test_leaves_of_every_kind_pass(name):
+    tx = public.build(name)
+    state = jax.eval_shape(tx.init, ODD)
+    updates, after = jax.eval_shape(tx.update, ODD, state, ODD)
+    assert types(updates) == types(ODD)
+    assert types(after) == types(state)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adams", "adabelief"])
+def test_leaves_without_values_change_nothing(name):
+    """`adams` takes a mean over all weights."""
+    tx = public.build(name)
+    vector = jnp.array([0.5, 2.0])
+
+    @jax.jit
+    def update(tree):
+        return tx.update(tree, tx.init(tree), tree)[0]
+
+    updates = update({key: leaf for key, leaf in ODD.items() if key != "scalar"} | {"vector": vector})
+    assert updates["none"] is None
+    assert (updates["empty"].shape, updates["row"].shape) == ((0, 3), (2, 0))
+    assert np.all(np.isfinite(updates["vector"]))
+    np.testing.assert_allclose(updates["vector"], update({"vector": vector})["vector"], rtol=1e-6)
+    np.testing.assert_allclose(update(vector[0]), update(vector[:1])[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", public.TRANSFORMS)
+def test_an_empty_tree_passes(name):
+    tx = public.build(name)
+    for tree in ({}, [], ()):
+        with jax.debug_nans(True):  # a mean over no weights must not divide by zero
+            updates, state = tx.update(tree, tx.init(tree), tree)
+        assert updates == tree
+        assert {int(leaf) for leaf in jax.tree.leaves(state)} == {1}
+
+
+def test_python_numbers_pass_as_scalar_weights():
+    tx = optlab.adamw(0.5, eps=1.0, weight_decay=0.25)
+    updates, state = tx.update(3.0, tx.init(2.0), 2.0)
+    np.testing.assert_allclose(updates, -0.5 * (3 / (3 + 1) + 0.25 * 2), rtol=1e-6)
+    assert slot_dtypes(state) == {"float32"}
+
+
+# Complex weights ----------------------------------------------------------------------------------------------------
+
+
+def _adamw(g, w, t, m, v, *, lr, b1, b2, eps, wd):
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * abs(g) ** 2
+    return -lr * (m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps) + wd * w), m, v
+
+
+def _adamax(g, w, t, m, s, *, lr, b1, b2, eps, wd):
+    m, s = b1 * m + (1 - b1) * g, np.maximum(b2 * s, abs(g) + eps)
+    return -lr * m / (1 - b1**t) / s, m, s
+
+
+def _adabelief(g, w, t, m, s, *, lr, b1, b2, eps, wd):
+    m = b1 * m + (1 - b1) * g
+    s = b2 * s + (1 - b2) * abs(g - m) ** 2 + eps
+    return -lr * m / (1 - b1**t) / (np.sqrt(s / (1 - b2**t)) + eps), m, s
+
+
+def _signum(g, w, t, m, s, *, lr, b1, b2, eps, wd):
+    m = b1 * m + (1 - b1) * g
+    return -lr * m / abs(m), m, s
+
+
+COMPLEX = {
+    "adamw": (_adamw, optlab.adamw(0.1, 0.8, 0.9, 1e-2, weight_decay=0.5)),
+    "adamax": (_adamax, optlab.adamax(0.1, 0.8, 0.9, 1e-2)),
+    "adabelief": (_adabelief, optlab.adabelief(0.1, 0.8, 0.9, 1e-2, 1e-2)),
+    "signum": (_signum, optlab.signum(0.1, 0.8)),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_weights_meet_numpy(name):
+    loop, tx = COMPLEX[name]
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=4) + 1j * rng.normal(size=4)
+    params = jnp.asarray(w, jnp.complex64)
+    state = tx.init(params)
+    m, v = np.zeros_like(w), np.zeros_like(w.real)
+    for t in range(1, 6):
+        g = rng.normal(size=4) + 1j * rng.normal(size=4)
+        wanted, m, v = loop(g, w, t, m, v, lr=0.1, b1=0.8, b2=0.9, eps=1e-2, wd=0.5)
+        updates, state = tx.update(jnp.asarray(g, jnp.complex64), state, params)
+        np.testing.assert_allclose(updates, wanted, rtol=2e-6, atol=1e-7)
+        w = w + wanted
+        params = params + updates
+
+
+# Shardings ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [("adamw", AxisType.Auto), ("adamw", AxisType.Explicit), ("adams", AxisType.Explicit)],
+    ids=["adamw auto", "adamw explicit", "adams explicit"],
+)
+def test_shardings_are_kept(name, axis):
+    tx = public.build(name)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis, axis))
+    specs = {"kernel": P("data", "model"), "bias": P("model"), "scale": P()}
+    shardings = {key: NamedSharding(mesh, spec) for key, spec in specs.items()}
+    shapes = {"kernel": (8, 4), "bias": (4,), "scale": ()}
+    params, grads = (public.random_tree(shapes, seed) for seed in (0, 1))
+    wanted, _ = tx.update(grads, tx.init(params), params)
+    params, grads = (jax.device_put(tree, shardings) for tree in (params, grads))
+    state = tx.init(params)
+    abstract_state = tx.init(
+        {key: jax.ShapeDtypeStruct(shapes[key], jnp.float32, sharding=sharding) for key, sharding in shardings.items()}
+    )
+
+    def assert_placed(tree):
+        found = 0
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            if (key := getattr(path[-1], "key", None)) in shardings:
+                assert leaf.sharding.is_equivalent_to(shardings[key], leaf.ndim), jax.tree_util.keystr(path)
+                assert leaf.sharding.shard_shape(leaf.shape) == shardings[key].shard_shape(shapes[key])
+                found += 1
+        assert found >= 3
+
+    assert_placed(state)
+    assert_placed(abstract_state)
+    for update in (tx.update, jax.jit(tx.update)):
+        updates, after = update(grads, state, params)
+        assert_placed(updates)
+        assert_placed(after)
+        for key in shapes:
+            np.testing.assert_allclose(updates[key], wanted[key], rtol=1e-6)
+
+
+# Traced hyperparameters ---------------------------------------------------------------------------------------------
+
+GRID = {
+    "learning_rate": [0.1, 0.4],
+    "weight_decay": [0.0, 0.3],
+    "decay": [0.9, 0.5],
+    "b1": [0.0, 0.9],
+    "b2": [0.9, 0.8],
+}
+START = np.array([1.0, -2.0, 0.5])
+
+
+def descend(tx, steps=2):
+    """The weights after some steps on the loss `|w|**2 / 2 + sum(sin(w))`."""
+    w = jnp.asarray(START)
+    state = tx.init(w)
+    for _ in range(steps):
+        updates, state = tx.update(w + jnp.cos(w), state, w)
+        w = w + updates
+    return w
+
+
+@pytest.mark.parametrize("name", public.OPTIMIZERS)
+def test_a_grid_of_hyperparameters_is_one_vmap(name):
+    grid = {key: values for key, values in GRID.items() if key in public.parameters(name)}
+    arrays = {key: jnp.array(values) for key, values in grid.items()}
+    together = jax.jit(jax.vmap(lambda point: descend(public.build(name, eps=1e-3, **point))))(arrays)
+    for number in range(2):
+        point = {key: values[number] for key, values in grid.items()}
+        np.testing.assert_allclose(
+            together[number], descend(public.build(name, eps=1e-3, **point)), rtol=2e-6, atol=5e-7
+        )
+    assert np.all(np.ptp(together, axis=0) > 1e-3)
+
+
+@pytest.mark.parametrize("argument", ["learning_rate", "weight_decay", "b1", "b2", "eps"])
+def test_gradients_flow_through_hyperparameters(argument, x64):
+    point = {"learning_rate": 0.1, "weight_decay": 0.3, "b1": 0.8, "b2": 0.9, "eps": 0.01}
+
+    @jax.jit
+    def loss(value):
+        return jnp.sum(descend(optlab.adamw(**{**point, argument: value})) ** 2)
+
+    at, h = jnp.float64(point[argument]), 1e-5
+    slope = (loss(at + h) - loss(at - h)) / (2 * h)
+    assert abs(slope) > 1e-3
+    np.testing.assert_allclose(jax.grad(loss)(at), slope, rtol=1e-7)
+
+
+def test_arrays_of_other_values_do_not_retrace():
+    traced = []
+
+    @optlab.atom
+    def count(factor):
+        def update(u, slots, w, t):
+            traced.append(factor)
+            return factor * u, slots
+
+        return optlab.Rule(update)
+
+    for value in (0.5, 2.0, 3.0):
+        tx = optlab.chain(
+            count(jnp.float32(value)), optlab.scale_by_rms(jnp.float32(value / 4), 1e-3), optlab.sgd(jnp.float32(value))
+        )
+        updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+        np.testing.assert_allclose(updates, np.full(2, -value * value / (value + 1e-3)), rtol=1e-6)
+    assert len(traced) == 1
+    for value in (0.5, 2.0):
+        tx = count(value)
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert len(traced) == 3  # a Python number is part of the program
+
+
+@pytest.mark.parametrize("name", public.OPTIMIZERS)
+def test_jit_computes_what_eager_does(name):
+    tx = public.build(name, eps=1e-3)
+    params = public.random_tree(SHAPES, 0)
+    eager_state = state = tx.init(params)
+    update = jax.jit(tx.update)
+    for step in range(3):
+        grads = public.random_tree(SHAPES, step + 1)
+        eager, eager_state = tx.update(grads, eager_state, params)
+        updates, state = update(grads, state, params)
+        for a, b in zip(jax.tree.leaves((updates, state)), jax.tree.leaves((eager, eager_state)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)

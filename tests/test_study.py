@@ -1,0 +1,298 @@
+"""The lab: a study's numbers, its folder, and what the command line says to bad input."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xarray as xr
+
+import optlab
+from optlab import cli
+from optlab.lab import figures, report, results
+from optlab.lab.study import AXES, Study, StudyError, measure, run, start, train
+from optlab.lab.tasks import digits
+
+pytestmark = pytest.mark.xdist_group("study")
+
+RATES, DECAYS = (1e-3, 1e-2), (1e-2, 1.0, 10.0)
+SITES = ("none", "gradient", "direction", "update", "step")
+SMALL = Study(sites=SITES, learning_rates=RATES, weight_decays=DECAYS, seeds=2, steps=40)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _lenient():
+    """Flax and optax are not written for strict promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def small() -> xr.Dataset:
+    data = run(SMALL)
+    data.attrs |= {"command": "optlab study decay", "seconds": 1.0, "runs": 78}
+    return data
+
+
+def test_axes_and_variables(small: xr.Dataset) -> None:
+    assert small.test_accuracy.dims == AXES
+    assert small.test_accuracy.shape == (5, 2, 3, 2)
+    assert set(results.VARIABLES) <= set(small.data_vars)
+    assert list(small.site.values) == list(SITES)
+
+
+def by_hand(site: str, learning_rate: float, weight_decay: float, seed: int) -> dict[str, float]:
+    """One run of the grid, one jitted step after the other, outside of scan and vmap."""
+    task = digits(steps=40)
+    tx = optlab.Decay(site).apply_to(SMALL.core(), learning_rate, weight_decay)
+    data, params, batch_key = start(task, seed)
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state, number):
+        grads = jax.grad(task.loss)(params, task.batch(data, batch_key, number))
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for number in range(40):
+        params, state = step(params, state, jnp.int32(number))
+    return {name: float(value) for name, value in task.metrics(params, data).items()}
+
+
+@pytest.mark.parametrize("site", ["gradient", "update", "step"])
+def test_a_cell_of_the_mapped_grid_is_the_run_by_hand(small: xr.Dataset, site: str) -> None:
+    cell = small.sel(site=site, learning_rate=1e-2, weight_decay=1e-2, seed=1)
+    for name, value in by_hand(site, 1e-2, 1e-2, 1).items():
+        np.testing.assert_allclose(cell[name], value, rtol=2e-3, err_msg=name)
+
+
+def test_sites_part_and_the_seed_is_shared(small: xr.Dataset) -> None:
+    losses = small.train_loss.sel(learning_rate=1e-2, weight_decay=1.0, seed=0)
+    assert len(set(np.round(losses.values[np.isfinite(losses)], 4))) >= 4
+    none = small.sel(site="none")
+    assert (none.train_loss == none.train_loss.isel(weight_decay=0)).all()
+
+
+def final_metrics(tx: optax.GradientTransformation, steps: int) -> dict[str, jax.Array]:
+    task = digits(steps=steps)
+    begin = start(task, 0)
+    return measure(task, train(task, tx, begin), begin.data)
+
+
+def test_sites_coincide_without_decay() -> None:
+    losses = [
+        final_metrics(optlab.Decay(site).apply_to(SMALL.core(), 1e-2, 0.0), steps=5)["train_loss"]
+        for site in ("none", "first_moment", "step")
+    ]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+def test_divergence_is_recorded(small: xr.Dataset) -> None:
+    wild = small.sel(site="direction", weight_decay=10.0)
+    assert wild.diverged.all()
+    assert not np.isfinite(wild.train_loss).all() or (wild.train_loss > digits().divergence).any()
+    assert not small.sel(site="none").diverged.any()
+
+
+def test_a_finite_loss_above_the_bound_is_divergence() -> None:
+    metrics = final_metrics(optax.sgd(-3.0), steps=20)
+    assert np.isfinite(metrics["train_loss"])
+    assert metrics["train_loss"] > digits().divergence
+    assert metrics["diverged"]
+
+
+def test_digits_draws_the_share_of_wrong_labels_it_states() -> None:
+    task = digits()
+    images, labels = digits.__globals__["_all_images"]()
+    clean = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    wrong = []
+    for seed in range(10):
+        split = task.data(jax.random.key(seed))
+        assert [len(part[1]) for part in split] == [300, 497, 1000]
+        names = [np.asarray(image).tobytes() for image in split.train[0]]
+        wrong.append(np.mean([clean[name] != label for name, label in zip(names, split.train[1], strict=True)]))
+        test_names = {np.asarray(image).tobytes() for image in split.test[0]}
+        assert not test_names & set(names)
+        assert all(clean[np.asarray(image).tobytes()] == label for image, label in zip(*split.test, strict=True))
+    assert 0.17 < np.mean(wrong) < 0.23
+
+
+# What the grid says ---------------------------------------------------------------------------------------------------
+
+
+def made_up(accuracy: np.ndarray, diverged: np.ndarray | None = None) -> xr.Dataset:
+    """A dataset whose accuracies are given, over sites none and update."""
+    diverged = np.zeros(accuracy.shape, bool) if diverged is None else diverged
+    values = {name: (AXES, accuracy) for name in results.VARIABLES if name != "diverged"}
+    coordinates = {"site": ["none", "update"], "learning_rate": [0.1, 1.0], "weight_decay": [0.0, 1.0]}
+    coordinates |= {"seed": [0, 1, 2]}
+    attrs = {"task": "made up", "steps": 1, "description": "d", "b1": 0.9, "b2": 0.99, "eps": 1e-8}
+    attrs |= {"command": "c", "device": "d", "versions": "v", "python": "3", "seconds": 1.0, "runs": 1}
+    return xr.Dataset(values | {"diverged": (AXES, diverged)}, coordinates, attrs)
+
+
+def test_best_cell_is_chosen_among_sound_cells_and_compared_in_pairs() -> None:
+    accuracy = np.full((2, 2, 2, 3), 0.5)
+    accuracy[0] = [0.6, 0.7, 0.8]
+    accuracy[1, 0, 1] = [0.7, 0.8, 0.9]
+    accuracy[1, 1, 1] = 0.99
+    diverged = np.zeros(accuracy.shape, bool)
+    diverged[1, 1, 1, 2] = True
+    none, update = results.best_cells(made_up(accuracy, diverged))
+    assert (update.learning_rate, update.weight_decay) == (0.1, 1.0)
+    assert update.test_accuracy.mean == pytest.approx(0.8)
+    assert update.test_accuracy.half_width == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-6)
+    assert update.against_none is not None
+    assert update.against_none.mean == pytest.approx(0.1)
+    assert update.against_none.half_width == pytest.approx(0.0, abs=1e-12)
+    assert update.diverged_share == pytest.approx(1 / 12)
+    assert none.against_none is None
+
+
+def test_a_site_without_a_sound_cell_has_no_best_and_no_gain() -> None:
+    diverged = np.zeros((2, 2, 2, 3), bool)
+    diverged[1, ..., 0] = True
+    data = made_up(np.full((2, 2, 2, 3), 0.5), diverged)
+    assert [cell.site for cell in results.best_cells(data)] == ["none"]
+    curve = results.gains(data)
+    assert curve is not None
+    assert np.isnan([interval.mean for interval in curve["update"]]).all()
+    assert "every run stayed finite: update" in report.page(data, {"maps": "<svg/>"})
+
+
+def test_maps_mark_best_and_diverged_cells_on_one_scale(small: xr.Dataset) -> None:
+    figure = figures.accuracy_maps(small)
+    panels = {panel.get_title(): panel for panel in figure.axes if panel.get_title()}
+    assert list(panels) == list(SITES)
+    assert len({panel.images[0].norm for panel in panels.values()}) == 1
+    for site, panel in panels.items():
+        failed = int(small.diverged.sel(site=site).any("seed").sum())
+        assert sum(patch.get_hatch() == "////" for patch in panel.patches) == failed
+        assert sum("/2" in text.get_text() for text in panel.texts) == failed
+    best = {cell.site for cell in results.best_cells(small)}
+    assert {site for site, panel in panels.items() if any(p.get_linewidth() == 2.5 for p in panel.patches)} == best
+
+
+# The folder and the command line --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(small: xr.Dataset, tmp_path: Path) -> Path:
+    out = tmp_path / "a study"
+    report.prepare(out, overwrite=False)
+    report.write(small, out)
+    return out
+
+
+def test_the_page_needs_nothing_else(folder: Path, small: xr.Dataset) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(report.file_names())
+    xr.testing.assert_identical(results.load(folder / "results.nc"), small)
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert not [link for link in ("<script", "<link", "<img", "src=") if link in page]
+    for said in (small.attrs["versions"], small.attrs["device"], "optlab study decay", "Where the weight decay acts"):
+        assert said in page
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    whole = [sys.executable, "-m", "optlab", *arguments]
+    return subprocess.run(whole, capture_output=True, text=True, env=environment, check=False)
+
+
+GRID = ("--sites", "none,update", "--learning-rates", "1e-3", "--weight-decays", "0.1,1", "--seeds", "2")
+TINY = ("study", "decay", *GRID)
+
+
+def test_study_report_and_overwriting_from_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "out put"
+    asked = (*TINY, "--steps", "5", "--output", str(out))
+    done = command(*asked)
+    assert done.returncode == 0, done.stderr
+    assert "update" in done.stdout
+    first = (out / "results.nc").read_bytes()
+    assert results.load(out / "results.nc").attrs["steps"] == 5
+
+    again = command(*asked)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == f"optlab study: {out} already holds results.nc; give --overwrite, or another --output\n"
+    assert (out / "results.nc").read_bytes() == first
+
+    (out / "maps.png").unlink()
+    redrawn = command("report", str(out), "--overwrite")
+    assert redrawn.returncode == 0, redrawn.stderr
+    assert (out / "maps.png").is_file()
+
+
+BAD_INPUT = {
+    "unknown site": (
+        ("study", "decay", "--sites", "update,elsewhere"),
+        "unknown site 'elsewhere'; known are none, grad",
+    ),
+    "unknown study": (("study", "decline"), "argument name: invalid choice: 'decline'"),
+    "no command": ((), "the following arguments are required"),
+    "no number": (("study", "decay", "--learning-rates", "1e-3,fast"), "argument --learning-rates: invalid"),
+    "negative rate": (("study", "decay", "--learning-rates=-1"), "learning_rates must be finite and >= 0, got -1.0"),
+    "not a number": (("study", "decay", "--weight-decays", "nan"), "weight_decays must be finite and >= 0, got nan"),
+    "value twice": (("study", "decay", "--weight-decays", "1,1"), "weight_decays holds a value twice"),
+    "no seeds": (("study", "decay", "--seeds", "0"), "seeds must be at least 1, got 0"),
+    "no steps": (("study", "decay", "--steps", "0"), "steps must be at least 1, got 0"),
+    "no such results": (("report", "{tmp}/nothing"), "nothing is not a file"),
+    "results that are none": (("report", "{tmp}/text.nc"), "text.nc is not a netCDF file"),
+    "another dataset": (("report", "{tmp}/other.nc"), "other.nc holds no study: it lacks site, learning_rate"),
+    "folder is a file": (("study", "decay", "--output", "{tmp}/text.nc"), "text.nc can't be written"),
+    "bench into nowhere": (("bench", "--json", "{tmp}/no/where.json"), "is not a folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_status_2(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.nc").write_text("not netCDF")
+    xr.Dataset({"x": ("y", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    arguments, message = BAD_INPUT[case]
+    status = cli.main([argument.format(tmp=tmp_path) for argument in arguments])
+    printed = capsys.readouterr()
+    assert status == 2
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("optlab")
+    assert message in printed.err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_study_keeps_its_hands_off_what_is_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    report.prepare(tmp_path, overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "report.html").write_text("older")
+    with pytest.raises(StudyError, match=r"already holds report\.html"):
+        report.prepare(tmp_path, overwrite=False)
+
+
+def test_ctrl_c_stops_with_one_line_and_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    arguments = [sys.executable, "-m", "optlab", *TINY, "--steps", "200000", "--output", str(out)]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as study:
+        while not out.is_dir():
+            time.sleep(0.05)
+        time.sleep(1.0)
+        study.send_signal(signal.SIGINT)
+        _, error = study.communicate(timeout=120)
+    assert study.returncode == 130
+    assert error.strip() == "optlab study: stopped: nothing was written"
+    assert list(out.iterdir()) == []
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    assert cli.main(["study", "decay"]) == 2
+    assert "needs xarray: pip install 'optlab[lab]'" in capsys.readouterr().err
