@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optlab import lifting
 from optlab.hyperparameters import is_traced
 from optlab.lifting import Rule, Slots
-from optlab.transform import Transform, atom, lifted, require_params
+from optlab.transform import Transform, atom, lifted, name_of, require_params
 
 
 @atom
@@ -77,7 +78,7 @@ def divide(numerator: optax.GradientTransformation, denominator: optax.GradientT
     """
     parts = (numerator, denominator)
     for side, part in zip(("numerator", "denominator"), parts, strict=True):
-        _require_transform(f"divide: the {side}", part)
+        require_transform(f"divide: the {side}", part)
     if _descends(denominator):
         raise ValueError("divide: the denominator holds scale_by_learning_rate; put that after the quotient")
     rules = _rules(parts)
@@ -185,7 +186,8 @@ def _wide_quotient(dividend: jax.Array, divisor: jax.Array) -> jax.Array:
 # Links --------------------------------------------------------------------------------------------------------------
 
 
-def _require_transform(place: str, link: Any) -> None:
+def require_transform(place: str, link: Any) -> None:
+    """Refuses what is no transform, saying what came and what to do."""
     if isinstance(link, optax.GradientTransformation):
         return
     if isinstance(link, list | tuple) and any(isinstance(item, optax.GradientTransformation) for item in link):
@@ -199,7 +201,7 @@ def _require_transform(place: str, link: Any) -> None:
 def _spliced(links: Sequence[Any]) -> list[optax.GradientTransformation]:
     flat: list[optax.GradientTransformation] = []
     for number, link in enumerate(links, start=1):
-        _require_transform(f"chain: link {number}", link)
+        require_transform(f"chain: link {number}", link)
         flat += link.parts if isinstance(link, Transform) and link.maker is chain else [link]
     return flat
 
@@ -227,12 +229,11 @@ def _descends(tx: Any) -> bool:
 
 
 def _find(tx: Any, names: Sequence[str]) -> str | None:
-    """The name of the first transform inside `tx` that is one of `names`."""
-    if not isinstance(tx, Transform):
-        return None
-    if tx.name in names:
-        return tx.name
-    return next((found for part in tx.parts if (found := _find(part, names))), None)
+    """The name of the first transform inside `tx`, of optlab or optax, that is one of `names`."""
+    if name_of(tx) in names:
+        return name_of(tx)
+    parts = tx.parts if isinstance(tx, Transform) else ()
+    return next((found for part in parts if (found := _find(part, names))), None)
 
 
 def _check_order(links: Sequence[optax.GradientTransformation]) -> None:
@@ -265,7 +266,7 @@ def _check_correction(place: str, before: Any, link: Any) -> None:
     if names != ["scale_by_ema", "bias_correct"]:
         return
     average, correction = before.hyperparams["decay"], link.hyperparams["decay"]
-    if is_traced(average) or is_traced(correction) or float(average) == float(correction):
+    if is_traced(average) or is_traced(correction) or np.float32(average) == np.float32(correction):
         return
     raise ValueError(
         f"bias_correct ({place}) has decay {float(correction)}, the scale_by_ema right before it {float(average)}: "

@@ -83,9 +83,11 @@ def check(owner: str, name: str, value: Any) -> None:
 
 def bind(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
     """The canonical, checked arguments of a call of `function`, defaults filled in."""
-    owner = function.__name__
+    owner, signature = function.__name__, inspect.signature(function)
+    if unknown := kwargs.keys() - signature.parameters.keys():
+        raise TypeError(f"{owner}: no argument {min(unknown)!r}; it takes {', '.join(signature.parameters)}")
     try:
-        bound = inspect.signature(function).bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{owner}: {error}") from None
     bound.apply_defaults()

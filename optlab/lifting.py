@@ -88,14 +88,14 @@ def init(program: Program, params: Any) -> State:
             rows.append(jax.tree.leaves(rules[bits].init(_widened(w)), is_leaf=_is_masked))
     except LeafError as error:
         raise ValueError(f"{program.name}: params at {_path(params, len(rows))}: {error}") from None
-    return State(jnp.zeros((), jnp.int32), _slot_trees(_slot_layout(program), treedef, rows))
+    return State(jnp.zeros((), jnp.int32), _slot_trees(_slot_layout(program, leaves), treedef, rows))
 
 
 def update(program: Program, updates: Any, state: State, params: Any) -> tuple[Any, State]:
     """One step of a transform: one call of a compiled program per leaf."""
     us, treedef = jax.tree.flatten(updates)
     ws = [None] * len(us) if params is None else _matching_leaves(program.name, updates, "params", params)
-    layout = _slot_layout(program)
+    layout = _slot_layout(program, us)
     columns = _slot_columns(program.name, layout, updates, state)
     all_bits = _mask_bits(program, updates if params is None else params)
     kernels = {bits: _kernel(program.skeleton, layout, bits) for bits in set(all_bits)}
@@ -178,7 +178,7 @@ def _statistics_dtype(u: jax.Array, slots: Slots, w: jax.Array | None) -> np.dty
     if not kept:
         return incoming
     double = max(jnp.finfo(dtype).bits for dtype in kept) > 32
-    if jnp.issubdtype(incoming, jnp.complexfloating):
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in (incoming, *kept)):
         return np.dtype(jnp.complex128 if double else jnp.complex64)
     return np.dtype(jnp.float64 if double else jnp.float32)
 
@@ -204,16 +204,17 @@ def _widened(w: Any) -> Any:
 # Trees --------------------------------------------------------------------------------------------------------------
 
 
-def _slot_layout(program: Program) -> Any:
-    """Tree structure of the slots of one weight; the same for every leaf."""
-    return _cached_slot_layout(program.skeleton, len(program.arrays), len(program.masks))
+def _slot_layout(program: Program, leaves: Sequence[Any]) -> Any:
+    """Tree structure of the slots of one leaf; the same for all of them, so that any leaf will do."""
+    shape = jnp.shape(leaves[0]) if leaves else ()
+    return _cached_slot_layout(program.skeleton, len(program.arrays), len(program.masks), shape)
 
 
 @functools.lru_cache(maxsize=4096)
-def _cached_slot_layout(skeleton: Skeleton, arrays: int, masks: int) -> Any:
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+def _cached_slot_layout(skeleton: Skeleton, arrays: int, masks: int, shape: tuple[int, ...]) -> Any:
+    leaf, scalar = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
     bits = (True,) * masks
-    return jax.tree.structure(jax.eval_shape(lambda w, a: skeleton.rule(a, bits).init(w), scalar, [scalar] * arrays))
+    return jax.tree.structure(jax.eval_shape(lambda w, a: skeleton.rule(a, bits).init(w), leaf, [scalar] * arrays))
 
 
 def _slot_trees(layout: Any, treedef: Any, rows: list[list[Any]]) -> Slots:

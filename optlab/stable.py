@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from optlab import lifting
+from optlab.algebra import require_transform
 from optlab.hyperparameters import Scalar, ScalarOrSchedule, at_step, checked, like
 from optlab.transform import Transform
 
@@ -40,6 +41,8 @@ def divide_and_decay_stably(
     Source: Xie et al. 2023, Algorithm 3 (AdamS). Differs in: `eps` under the decay too, so that a first step without
     any gradient leaves the weights finite.
     """
+    for side, part in (("numerator", numerator), ("second_moment", second_moment)):
+        require_transform(f"divide_and_decay_stably: the {side}", part)
 
     def init(params: Any) -> StableDecayState:
         return StableDecayState(jnp.zeros((), jnp.int32), numerator.init(params), second_moment.init(params))

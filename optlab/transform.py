@@ -69,6 +69,10 @@ class Transform(optax.GradientTransformationExtraArgs):
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(_arguments(self))})"
 
+    def _replace(self, **functions: Any) -> optax.GradientTransformationExtraArgs:
+        """A plain transformation with another `init` or `update`, which this description no longer fits."""
+        return optax.GradientTransformationExtraArgs(*self)._replace(**functions)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuild, (self.maker, self.parts, dict(self.hyperparams))
 
@@ -80,10 +84,15 @@ def rebuild(
 
 
 def describe(part: optax.GradientTransformation) -> str:
-    """How a part reads inside an expression; one of optax's by the function that made it."""
+    """How a part reads inside an expression; one of optax's by its name."""
+    return repr(part) if isinstance(part, Transform) else f"<optax {name_of(part)}>"
+
+
+def name_of(part: optax.GradientTransformation) -> str:
+    """The name of a transform; for one of optax's, that of the function whose closure its update is."""
     if isinstance(part, Transform):
-        return repr(part)
-    return f"<optax {getattr(part.update, '__qualname__', 'transform').split('.')[0]}>"
+        return part.name
+    return getattr(part.update, "__qualname__", "transform").split(".")[0]
 
 
 def _arguments(tx: Transform) -> list[str]:
@@ -175,6 +184,12 @@ def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
     @functools.wraps(make)
     def maker(*args: P.args, **kwargs: P.kwargs) -> Transform:
         bound = hyperparameters.bind(make, *args, **kwargs)
+        for name, value in bound.arguments.items():
+            if name != "mask" and not isinstance(value, Hashable | jax.Array):
+                raise TypeError(
+                    f"{make.__name__}: {name} must be hashable or a jax array, so that equal transforms can share "
+                    f"programs, got {type(value).__name__}; a tuple will do"
+                )
         return lifted(maker, make(*bound.args, **bound.kwargs), hyperparams=bound.arguments)
 
     return maker

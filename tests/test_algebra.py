@@ -559,3 +559,31 @@ def test_a_link_may_be_moved_amsgrad_with_the_maximum_of_the_raw_average():
     np.testing.assert_allclose(run(before, jnp.zeros(1), stream)[0], wanted["before"], rtol=1e-6)
     np.testing.assert_allclose(run(after, jnp.zeros(1), stream)[0], wanted["after"], rtol=1e-6)
     assert wanted["after"][-1] / wanted["before"][-1] > 1.4
+
+
+def test_an_atom_may_keep_a_statistic_of_another_shape():
+    @optlab.atom
+    def scale_by_row_size():
+        def update(u, slots, w, t):
+            size = jnp.maximum(slots["size"], jnp.max(jnp.abs(u), axis=1))
+            return u / size[:, None], {"size": size}
+
+        return optlab.Rule(update, init=lambda w: {"size": jnp.zeros(w.shape[0], w.dtype)}, elementwise=False)
+
+    w = jnp.asarray([[1.0, -4.0], [0.5, 0.25]])
+    updates, state = scale_by_row_size().update(w, scale_by_row_size().init(w))
+    np.testing.assert_allclose(updates, [[0.25, -1.0], [1.0, 0.5]])
+    assert state.slots["size"].shape == (2,)
+
+
+def test_replacing_a_function_gives_a_plain_transformation():
+    frozen = optlab.sgd(1.0)._replace(update=lambda updates, state, params=None: (updates, state))
+    assert type(frozen) is optax.GradientTransformationExtraArgs
+    assert frozen.update(2.0, None) == (2.0, None)
+
+
+def test_a_correction_may_have_the_decay_of_its_average_in_another_type():
+    numbers = (0.9, np.float32(0.9), jnp.float32(0.9))
+    for average in numbers:
+        for correction in numbers:
+            optlab.chain(optlab.scale_by_ema(average), optlab.bias_correct(correction))

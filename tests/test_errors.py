@@ -52,6 +52,11 @@ def forgetful():
 
 
 @optlab.atom
+def needs_a_tuple(sizes):
+    return optlab.Rule(lambda u, slots, w, t: (u, slots))
+
+
+@optlab.atom
 def shapeless(what):
     """An atom of a user who reduces where nothing may be reduced."""
 
@@ -121,12 +126,28 @@ HYPERPARAMETERS = {
     "weight decay forgotten": Row(
         TypeError, "adamw: missing a required argument: 'weight_decay'", lambda: optlab.adamw(1e-3)
     ),
+    "list": Row(
+        TypeError,
+        "needs_a_tuple: sizes must be hashable or a jax array, so that equal transforms can share programs, got list; "
+        "a tuple will do",
+        lambda: needs_a_tuple([1, 2]),
+    ),
     "another library's name": Row(
-        TypeError, "adam: got an unexpected keyword argument 'wd'", lambda: optlab.adam(1e-3, wd=0.1)
+        TypeError, "adam: no argument 'wd'; it takes learning_rate, b1, b2, eps", lambda: optlab.adam(1e-3, wd=0.1)
     ),
 }
 
 CHAINS = {
+    "sign trap with optax's decay": Row(
+        ValueError,
+        "add_decayed_weights (link 3 of 3 in chain) stands after scale_by_learning_rate (link 2 of 3 in chain)...",
+        lambda: optlab.chain(optlab.adam(1e-3), optax.add_decayed_weights(0.1)),
+    ),
+    "a forgotten call in a combinator": Row(
+        TypeError,
+        "divide_and_decay_stably: the numerator is the function identity, not a transform: call it, identity(...)",
+        lambda: optlab.divide_and_decay_stably(optlab.identity, optlab.square(), 1e-8, 0.1),
+    ),
     "sign trap": Row(
         ValueError,
         "add_decayed_weights (link 3 of 3 in chain) stands after scale_by_learning_rate (link 2 of 3 in chain): "

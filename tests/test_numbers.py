@@ -442,3 +442,10 @@ def test_jit_computes_what_eager_does(name):
         updates, state = update(grads, state, params)
         for a, b in zip(jax.tree.leaves((updates, state)), jax.tree.leaves((eager, eager_state)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_real_gradients_on_complex_weights_without_params():
+    tx = optlab.momentum(1.0)
+    updates, state = tx.update(jnp.float32(2.0), tx.init(jnp.complex64(1 + 1j)))
+    assert updates.dtype == state.slots["ema"].dtype == jnp.complex64
+    np.testing.assert_allclose(updates, -0.2, rtol=1e-6)
