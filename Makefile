@@ -1,20 +1,25 @@
-# Two commands are all of the set-up: `make study` and `make test`.
+# Two commands are all of the set-up: `make study` and `make test`. ARGS goes to the command behind them.
 PYTHON ?= python3
 RUN := .venv/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: study test lint
-study: .venv/ready
+study: .venv/lab
 	$(RUN) -m optlab study decay $(ARGS)
 
-test: .venv/ready
+test: .venv/dev
 	$(RUN) -m pytest $(ARGS)
 
-lint: .venv/ready
+lint: .venv/dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/lab: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch .venv/ready
+	$(INSTALL) '.[lab]'
+	touch .venv/lab
+
+.venv/dev: .venv/lab
+	$(INSTALL) '.[dev]'
+	touch .venv/dev
