@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--sites", type=_names, help="comma-separated places of the decay (default: all)")
     study.add_argument("--learning-rates", type=_numbers, help="comma-separated")
     study.add_argument("--weight-decays", type=_numbers, help="comma-separated")
-    study.add_argument("--seeds", type=int, help="runs per cell (default: 5)")
+    study.add_argument("--seeds", type=int, help="runs per cell (default: 10)")
     study.add_argument("--steps", type=int, help="updates per run (default: the task's)")
     study.set_defaults(run=_study)
 

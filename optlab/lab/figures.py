@@ -23,7 +23,7 @@ DIVERGED = {"facecolor": "#dddddd", "edgecolor": "#999999", "hatch": "////", "li
 def accuracy_maps(results: xr.Dataset) -> Figure:
     """Mean test accuracy over seeds, learning rate by weight decay, one map per site on one colour scale.
 
-    Cells with a diverged run are hatched and say how many of their runs diverged; the best cell is outlined.
+    Cells with a diverged run are hatched, and say how many if not all; the best cell is outlined.
     """
     sites = [str(site) for site in results.site.values]
     columns = min(COLUMNS, len(sites) + 1)
@@ -44,7 +44,7 @@ def accuracy_maps(results: xr.Dataset) -> Figure:
     panels[len(sites)].legend(
         handles=[
             Rectangle((0, 0), 1, 1, facecolor="none", edgecolor=BEST_EDGE, linewidth=2.5, label="best cell"),
-            Rectangle((0, 0), 1, 1, **DIVERGED, label="diverged runs, of all"),
+            Rectangle((0, 0), 1, 1, **DIVERGED, label="diverged (runs, if not all)"),
         ],
         loc="center",
         frameon=False,
@@ -68,7 +68,7 @@ def _accuracy_map(
     for (row, column), value in np.ndenumerate(values):
         if failed[row, column]:
             panel.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **DIVERGED))
-            text, colour = f"{failed[row, column]}/{seeds}", "#333333"
+            text, colour = f"{failed[row, column]}/{seeds}" if failed[row, column] < seeds else "", "#333333"
         else:
             text, colour = f"{value:.0f}", "white" if norm(value) < 0.6 else "black"
         panel.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)

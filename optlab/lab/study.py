@@ -47,7 +47,7 @@ class Study:
     sites: tuple[str, ...] = SITES
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     weight_decays: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    seeds: int = 5
+    seeds: int = 10
     steps: int | None = None
     b1: float = 0.9
     b2: float = 0.999

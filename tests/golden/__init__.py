@@ -1,0 +1,1 @@
+"""Trajectories of others, kept as files, each beside the script that makes it."""
