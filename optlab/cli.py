@@ -133,23 +133,21 @@ def _with_progress(study: "Study") -> Any:
         TextColumn("{task.description:<14}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("seeds of sites, left"),
+        TextColumn("runs, left"),
         TimeRemainingColumn(),
         TextColumn("elapsed"),
         TimeElapsedColumn(),
     )
-    start, runs = time.perf_counter(), 0
+    start = time.perf_counter()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("compiling", total=study.chunks())
+        task = bar.add_task("compiling", total=study.runs())
 
         def advance(site: str, done: int) -> None:
-            nonlocal runs
-            runs += done
-            bar.update(task, advance=1, description=site)
+            bar.update(task, advance=done, description=site)
 
         data = _in_thread(lambda: run(study, advance))
     data.attrs["seconds"] = round(time.perf_counter() - start, 1)
-    data.attrs["runs"] = runs
+    data.attrs["runs"] = study.runs()
     return data
 
 

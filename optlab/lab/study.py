@@ -78,9 +78,13 @@ class Study:
         """The quotient that every site starts from."""
         return scale_by_rms(self.b2, self.eps, numerator=chain(scale_by_ema(self.b1), bias_correct(self.b1)))
 
-    def chunks(self) -> int:
-        """How many times `run` reports progress."""
-        return len(self.sites) * self.seeds
+    def decays(self, site: str) -> tuple[float, ...]:
+        """The decays that `site` has to be run at: without decay, the columns of the grid are one and the same."""
+        return self.weight_decays if site != "none" else self.weight_decays[:1]
+
+    def runs(self) -> int:
+        """How many networks are trained."""
+        return sum(len(self.learning_rates) * len(self.decays(site)) * self.seeds for site in self.sites)
 
 
 def _require_known(kind: str, names: Sequence[str], known: Sequence[str] | Mapping[str, Any]) -> None:
@@ -145,9 +149,8 @@ def run(study: Study, progress: Callable[[str, int], None] = lambda site, runs: 
 
     sites = []
     for site in study.sites:
-        # Without decay the columns of the grid are one and the same.
-        decays = study.weight_decays if site != "none" else study.weight_decays[:1]
-        rate, decay = (jnp.float32(axis.ravel()) for axis in np.meshgrid(study.learning_rates, decays, indexing="ij"))
+        axes = np.meshgrid(study.learning_rates, study.decays(site), indexing="ij")
+        rate, decay = (jnp.float32(axis.ravel()) for axis in axes)
         train_cells = jax.jit(jax.vmap(_cell(study, task, site), in_axes=(0, 0, None)))
         seeds = []
         for begin in starts:
