@@ -100,7 +100,7 @@ def gain_curves(results: xr.Dataset) -> Figure | None:
     positions = np.arange(results.sizes["learning_rate"])
     for number, (site, curve) in enumerate(curves.items()):
         mean, width = 100 * np.array(curve).T
-        shifted = positions + 0.08 * (number - (len(curves) - 1) / 2)
+        shifted = positions + 0.05 * (number - (len(curves) - 1) / 2)
         panel.errorbar(shifted, mean, np.nan_to_num(width), marker="o", markersize=4, capsize=2, label=site)
     panel.axhline(0, color="#888888", linewidth=1)
     panel.set_xticks(positions, [_tick(rate) for rate in results.learning_rate.values])
