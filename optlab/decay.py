@@ -29,8 +29,8 @@ def add_l2_to_grad(weight_decay: ScalarOrSchedule, mask: Any = None) -> Rule:
     Raises:
       ValueError: at update, without params.
 
-    Source: the coupled form that Loshchilov & Hutter 2019, Algorithm 2, set against AdamW; torch's
-    `Adam(weight_decay=)` and `SGD(weight_decay=)`.
+    Source: the coupled form that Loshchilov & Hutter 2019, Algorithm 2, set against AdamW; torch's `weight_decay=` in
+    every class but `AdamW` and `NAdam(decoupled_weight_decay=True)`.
     """
     return _plus_weights("add_l2_to_grad", weight_decay, 1)
 

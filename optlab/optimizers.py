@@ -98,7 +98,8 @@ def lion(
 def adagrad(learning_rate: ScalarOrSchedule, eps: Scalar = 1e-8, *, initial: Scalar = 0.0) -> Transform:
     """`s <- s + g**2;  w <- w - lr * g/(sqrt(s) + eps)`; see `running_sum`.
 
-    Source: Duchi et al. 2011, as torch has it. `optax.adagrad` starts at `initial=0.1` with `eps` inside the root.
+    Source: Duchi et al. 2011, as torch has it, whose `eps` is 1e-10. `optax.adagrad` starts at `initial=0.1`, with
+    `eps=1e-7` inside the root.
     """
     size = chain(square(), running_sum(initial), root(eps))
     return chain(divide(identity(), size), scale_by_learning_rate(learning_rate))
@@ -109,7 +110,8 @@ def rmsprop(learning_rate: ScalarOrSchedule, decay: Scalar, eps: Scalar = 1e-8) 
     """`v <- EMA(g**2);  w <- w - lr * g/(sqrt(v) + eps)`, raw; see `scale_by_ema`, `root`.
 
     `decay` has no default: Hinton's lecture and optax say 0.9, torch 0.99. Source: Tieleman & Hinton 2012, lecture
-    6.5, as torch has it. `optax.rmsprop` has `eps` inside the root unless `eps_in_sqrt=False`.
+    6.5, as torch has it. `optax.rmsprop` has `eps` inside the root unless `eps_in_sqrt=False`. The `momentum=` of
+    torch is an `accumulate` behind the quotient.
     """
     size = chain(square(), scale_by_ema(decay), root(eps))
     return chain(divide(identity(), size), scale_by_learning_rate(learning_rate))
@@ -208,7 +210,8 @@ def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99
     """`s <- max(s, v_hat);  w <- w - lr * m_hat/(sqrt(s) + eps)`; see `running_max`.
 
     Source: Reddi et al. 2018, Algorithm 2, with Adam's corrections before the maximum, as `optax.amsgrad` has it;
-    torch's `Adam(amsgrad=True)` takes the maximum of the raw average and corrects it afterwards.
+    torch's `Adam(amsgrad=True)` takes the maximum of the raw average and corrects it afterwards, so that its divisor
+    may shrink while the correction fades.
     """
     size = chain(square(), scale_by_ema(b2), bias_correct(b2), running_max(), root(eps))
     core = divide(chain(scale_by_ema(b1), bias_correct(b1)), size)

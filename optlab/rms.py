@@ -68,7 +68,8 @@ def running_sum(initial: Scalar = 0.0) -> Rule:
     Args:
       initial: >= 0, in the unit of `u`.
 
-    Source: Duchi et al. 2011, Algorithm 1 (AdaGrad, diagonal), over `square()`. `optax.adagrad` starts at 0.1.
+    Source: Duchi et al. 2011, Algorithm 1 (AdaGrad, diagonal), over `square()`. torch starts at 0 too,
+    `optax.adagrad` at 0.1.
     """
 
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:

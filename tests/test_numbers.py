@@ -1,4 +1,4 @@
-"""What dtype, sharding and precision numbers have: the state's types never change, whatever flows through."""
+"""What dtype, sharding and precision numbers have, where `test_properties` does not ask for every transform."""
 
 import jax
 import jax.numpy as jnp
@@ -45,16 +45,6 @@ def reads_weights(tx):
 # Types --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-@pytest.mark.parametrize("name", public.TRANSFORMS)
-def test_statistics_are_in_single_precision_or_wider(name, dtype, x64):
-    tx = public.build(name)
-    updates, state = jax.eval_shape(lambda w: tx.update(w, tx.init(w), w), abstract(dtype))
-    wide = "float64" if dtype == "float64" else "float32"
-    assert slot_dtypes(state) <= {wide}
-    assert dtypes(updates) == {wide}
-
-
 @pytest.mark.parametrize("wide", ["complex64", "complex128"])
 @pytest.mark.parametrize("name", public.OPTIMIZERS)
 def test_second_moments_of_complex_weights_are_real(name, wide, x64):
@@ -79,46 +69,12 @@ MIXTURES = [
 
 
 @pytest.mark.parametrize(("grads", "weights"), MIXTURES, ids=[f"{g} on {w}" for g, w in MIXTURES])
-@pytest.mark.parametrize("name", public.TRANSFORMS)
-def test_state_keeps_its_types(name, grads, weights, x64):
+@pytest.mark.parametrize("name", [name for name in public.TRANSFORMS if not reads_weights(public.build(name))])
+def test_state_keeps_its_types_without_params(name, grads, weights, x64):
     tx = public.build(name)
-    g, w = abstract(grads), abstract(weights)
-    state = jax.eval_shape(tx.init, w)
-    _, after = jax.eval_shape(tx.update, g, state, w)
+    state = jax.eval_shape(tx.init, abstract(weights))
+    _, after = jax.eval_shape(tx.update, abstract(grads), state)
     assert types(after) == types(state)
-    if not reads_weights(tx):
-        _, after = jax.eval_shape(tx.update, g, state)
-        assert types(after) == types(state)
-
-
-@pytest.mark.parametrize("name", public.TRANSFORMS)
-def test_state_is_a_carry_of_scan_and_vmap(name):
-    tx = public.build(name)
-
-    def train(params, grads):
-        def step(carry, g):
-            params, state = carry
-            updates, state = tx.update(g, state, params)
-            params = jax.tree.map(lambda w, u: w + u.astype(w.dtype), params, updates)
-            return (params, state), None
-
-        return jax.lax.scan(step, (params, tx.init(params)), grads)[0]
-
-    weights, grads = abstract("bfloat16"), abstract("float32", (5, 7, 2, 3))
-    _, state = jax.eval_shape(jax.vmap(train, in_axes=(None, 0)), weights, grads)
-    one = jax.eval_shape(tx.init, weights)
-    assert jax.tree.structure(state) == jax.tree.structure(one)
-    for leaf, alone in zip(jax.tree.leaves(state), jax.tree.leaves(one), strict=True):
-        assert (leaf.shape, leaf.dtype) == ((5, *alone.shape), alone.dtype)
-
-
-@pytest.mark.parametrize("weights", ["float32", "bfloat16", "complex64"])
-@pytest.mark.parametrize("name", public.TRANSFORMS)
-def test_init_takes_abstract_weights(name, weights):
-    tx = public.build(name)
-    concrete = types(tx.init({"kernel": jnp.ones((2, 3), weights)}))
-    assert types(tx.init(abstract(weights))) == concrete
-    assert types(jax.eval_shape(tx.init, abstract(weights))) == concrete
 
 
 @pytest.mark.parametrize("name", ["adamw", "adams"])
@@ -152,13 +108,18 @@ def test_a_slot_keeps_the_type_that_its_init_gave_it():
 # Precision ----------------------------------------------------------------------------------------------------------
 
 
+def in_float32(decay):
+    """The decay that a float32 average has, as float64."""
+    return np.float64(np.float32(decay))
+
+
 def test_the_second_moment_of_bfloat16_weights_moves():
     params = grads = jnp.ones(1, jnp.bfloat16)
     tx = optlab.chain(optlab.square(), optlab.scale_by_ema(0.999))
     state = tx.init(params)
     for _ in range(100):
         _, state = tx.update(grads, state, params)
-    np.testing.assert_allclose(state.slots["ema"], 1 - 0.999**100, rtol=1e-5)
+    np.testing.assert_allclose(state.slots["ema"], 1 - in_float32(0.999) ** 100, rtol=1e-6)
 
     plain = jnp.bfloat16(0.5)
     plain = jnp.bfloat16(0.999) * plain + jnp.bfloat16(1 - 0.999) * jnp.bfloat16(0)
@@ -180,22 +141,30 @@ def test_bias_correction_keeps_its_relative_precision(decay):
         updates, state = tx.update(jnp.ones(1), state)
         assert updates.dtype == jnp.float32
         assert state.count == t
-        exact = 1 / (1 - np.float64(decay) ** t)
+        exact = 1 / (1 - in_float32(decay) ** t)
         np.testing.assert_allclose(updates, [exact], rtol=1e-6)
 
 
 def test_the_plain_form_of_bias_correction_does_not():
-    for t in (1, 2, 10, 1000):
-        plain = 1 / (1 - jnp.float32(0.99999) ** t)
-        exact = 1 / (1 - np.float64(0.99999) ** t)
-        assert 5e-4 < abs(plain / exact - 1) < 5e-3
+    decay = jnp.float32(0.99999)
+    errors = [(1 - decay ** jnp.float32(t)) / (1 - in_float32(0.99999) ** t) - 1 for t in range(1, 200)]
+    assert np.abs(errors).max() > 5e-5
+
+
+def test_a_decay_that_float32_takes_for_one_is_refused(x64):
+    with pytest.raises(ValueError, match=r"decay 0\.99999999 is 1 in float32, so the average would never move"):
+        optlab.scale_by_ema(1 - 1e-8).update(
+            jnp.ones(1, jnp.float32), optlab.scale_by_ema(0.9).init(jnp.ones(1, jnp.float32))
+        )
+    m, _ = optlab.scale_by_ema(1 - 1e-8).update(jnp.ones(1), optlab.scale_by_ema(0.9).init(jnp.ones(1)))
+    np.testing.assert_allclose(m, [1e-8], rtol=1e-7)
 
 
 def test_nesterov_correction_keeps_its_relative_precision():
     decay, t = 0.99999, 10
     state = optlab.State(jnp.int32(t - 1), {"ema": jnp.ones(1)})
     updates, _ = optlab.scale_by_nesterov_ema(decay).update(jnp.ones(1), state)
-    d = np.float64(decay)
+    d = in_float32(decay)
     np.testing.assert_allclose(updates, [d / (1 - d ** (t + 1)) + (1 - d) / (1 - d**t)], rtol=1e-6)
 
 
@@ -218,46 +187,6 @@ def test_the_count_stays_at_its_maximum(name):
 
 
 # Leaves of every kind -----------------------------------------------------------------------------------------------
-
-
-ODD = {"none": None, "nothing": {}, "empty": jnp.zeros((0, 3)), "row": jnp.zeros((2, 0)), "scalar": jnp.float32(3)}
-
-
-@pytest.mark.parametrize("name", public.TRANSFORMS)
-def test_leaves_of_every_kind_pass(name):
-    tx = public.build(name)
-    state = jax.eval_shape(tx.init, ODD)
-    updates, after = jax.eval_shape(tx.update, ODD, state, ODD)
-    assert types(updates) == types(ODD)
-    assert types(after) == types(state)
-
-
-@pytest.mark.parametrize("name", ["adamw", "adams", "adabelief"])
-def test_leaves_without_values_change_nothing(name):
-    """`adams` takes a mean over all weights."""
-    tx = public.build(name)
-    vector = jnp.array([0.5, 2.0])
-
-    @jax.jit
-    def update(tree):
-        return tx.update(tree, tx.init(tree), tree)[0]
-
-    updates = update({key: leaf for key, leaf in ODD.items() if key != "scalar"} | {"vector": vector})
-    assert updates["none"] is None
-    assert (updates["empty"].shape, updates["row"].shape) == ((0, 3), (2, 0))
-    assert np.all(np.isfinite(updates["vector"]))
-    np.testing.assert_allclose(updates["vector"], update({"vector": vector})["vector"], rtol=1e-6)
-    np.testing.assert_allclose(update(vector[0]), update(vector[:1])[0], rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", public.TRANSFORMS)
-def test_an_empty_tree_passes(name):
-    tx = public.build(name)
-    for tree in ({}, [], ()):
-        with jax.debug_nans(True):  # a mean over no weights must not divide by zero
-            updates, state = tx.update(tree, tx.init(tree), tree)
-        assert updates == tree
-        assert {int(leaf) for leaf in jax.tree.leaves(state)} == {1}
 
 
 def test_python_numbers_pass_as_scalar_weights():
@@ -319,13 +248,9 @@ def test_complex_weights_meet_numpy(name):
 # Shardings ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "axis"),
-    [("adamw", AxisType.Auto), ("adamw", AxisType.Explicit), ("adams", AxisType.Explicit)],
-    ids=["adamw auto", "adamw explicit", "adams explicit"],
-)
-def test_shardings_are_kept(name, axis):
-    tx = public.build(name)
+@pytest.mark.parametrize("axis", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_shardings_over_two_axes_are_kept_outside_jit_too(axis):
+    tx = public.build("adamw")
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis, axis))
     specs = {"kernel": P("data", "model"), "bias": P("model"), "scale": P()}
     shardings = {key: NamedSharding(mesh, spec) for key, spec in specs.items()}
@@ -359,52 +284,6 @@ def test_shardings_are_kept(name, axis):
 
 # Traced hyperparameters ---------------------------------------------------------------------------------------------
 
-GRID = {
-    "learning_rate": [0.1, 0.4],
-    "weight_decay": [0.0, 0.3],
-    "decay": [0.9, 0.5],
-    "b1": [0.0, 0.9],
-    "b2": [0.9, 0.8],
-}
-START = np.array([1.0, -2.0, 0.5])
-
-
-def descend(tx, steps=2):
-    """The weights after some steps on the loss `|w|**2 / 2 + sum(sin(w))`."""
-    w = jnp.asarray(START)
-    state = tx.init(w)
-    for _ in range(steps):
-        updates, state = tx.update(w + jnp.cos(w), state, w)
-        w = w + updates
-    return w
-
-
-@pytest.mark.parametrize("name", public.OPTIMIZERS)
-def test_a_grid_of_hyperparameters_is_one_vmap(name):
-    grid = {key: values for key, values in GRID.items() if key in public.parameters(name)}
-    arrays = {key: jnp.array(values) for key, values in grid.items()}
-    together = jax.jit(jax.vmap(lambda point: descend(public.build(name, eps=1e-3, **point))))(arrays)
-    for number in range(2):
-        point = {key: values[number] for key, values in grid.items()}
-        np.testing.assert_allclose(
-            together[number], descend(public.build(name, eps=1e-3, **point)), rtol=2e-6, atol=5e-7
-        )
-    assert np.all(np.ptp(together, axis=0) > 1e-3)
-
-
-@pytest.mark.parametrize("argument", ["learning_rate", "weight_decay", "b1", "b2", "eps"])
-def test_gradients_flow_through_hyperparameters(argument, x64):
-    point = {"learning_rate": 0.1, "weight_decay": 0.3, "b1": 0.8, "b2": 0.9, "eps": 0.01}
-
-    @jax.jit
-    def loss(value):
-        return jnp.sum(descend(optlab.adamw(**{**point, argument: value})) ** 2)
-
-    at, h = jnp.float64(point[argument]), 1e-5
-    slope = (loss(at + h) - loss(at - h)) / (2 * h)
-    assert abs(slope) > 1e-3
-    np.testing.assert_allclose(jax.grad(loss)(at), slope, rtol=1e-7)
-
 
 def test_arrays_of_other_values_do_not_retrace():
     traced = []
@@ -428,20 +307,6 @@ def test_arrays_of_other_values_do_not_retrace():
         tx = count(value)
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
     assert len(traced) == 3  # a Python number is part of the program
-
-
-@pytest.mark.parametrize("name", public.OPTIMIZERS)
-def test_jit_computes_what_eager_does(name):
-    tx = public.build(name, eps=1e-3)
-    params = public.random_tree(SHAPES, 0)
-    eager_state = state = tx.init(params)
-    update = jax.jit(tx.update)
-    for step in range(3):
-        grads = public.random_tree(SHAPES, step + 1)
-        eager, eager_state = tx.update(grads, eager_state, params)
-        updates, state = update(grads, state, params)
-        for a, b in zip(jax.tree.leaves((updates, state)), jax.tree.leaves((eager, eager_state)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
 def test_real_gradients_on_complex_weights_without_params():

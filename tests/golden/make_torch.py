@@ -56,13 +56,17 @@ def trajectory(name: str, kwargs: dict[str, Any], start: np.ndarray, grads: np.n
         torch.set_default_dtype(before)
 
 
+def settings() -> dict[str, dict[str, Any]]:
+    """Class and arguments of every run, as JSON has them."""
+    return json.loads(json.dumps({name: {"class": run.torch, **run.kwargs} for name, run in RUNS.items()}))
+
+
 def make() -> dict[str, np.ndarray]:
     """What the file holds, made anew."""
     import torch
 
+    about = json.dumps({"torch": torch.__version__.split("+")[0], "runs": settings()}, indent=1)
     grads = gradients()
-    settings = {name: {"class": run.torch, **run.kwargs} for name, run in RUNS.items()}
-    about = json.dumps({"torch": torch.__version__.split("+")[0], "runs": settings}, indent=1)
     trajectories = {name: trajectory(run.torch, run.kwargs, START, grads) for name, run in RUNS.items()}
     return {"about": np.array(about), "start": START, "grads": grads} | trajectories
 
