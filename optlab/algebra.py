@@ -55,7 +55,8 @@ def chain(*links: optax.GradientTransformation) -> Transform:
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, tuple[Any, ...]]:
         require_params(tx, params)
         if type(state) is not tuple or len(state) != len(stages):
-            raise ValueError(f"chain: state must be what its init returned, got {type(state).__name__}")
+            got = f"{len(state)}" if type(state) is tuple else f"a {type(state).__name__}"
+            raise ValueError(f"chain: state must be what its init returned, a tuple of {len(stages)}, got {got}")
         states = []
         for stage, stage_state in zip(stages, state, strict=True):
             updates, stage_state = stage.update(updates, stage_state, params, **extra_args)
@@ -92,7 +93,10 @@ def divide(numerator: optax.GradientTransformation, denominator: optax.GradientT
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, dict[str, Any]]:
         require_params(tx, params)
         if not isinstance(state, dict) or state.keys() != {"numerator", "denominator"}:
-            raise ValueError(f"divide: state must be what its init returned, got {type(state).__name__}")
+            got = sorted(state) if isinstance(state, dict) else f"a {type(state).__name__}"
+            raise ValueError(
+                f"divide: state must be what its init returned, a dict of numerator and denominator, got {got}"
+            )
         dividend, above_state = above.update(updates, state["numerator"], params, **extra_args)
         divisor, below_state = below.update(updates, state["denominator"], params, **extra_args)
         quotient = jax.tree.map(_wide_quotient, dividend, divisor)
@@ -168,7 +172,8 @@ def _divide_rule(numerator: Rule, denominator: Rule) -> Rule:
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
         dividend, above = numerator.update(u, slots["numerator"], w, t)
         divisor, below = denominator.update(u, slots["denominator"], w, t)
-        return dividend / divisor.astype(dividend.dtype), {"numerator": above, "denominator": below}
+        dtype = dividend.dtype if jnp.iscomplexobj(dividend) else divisor.dtype
+        return dividend.astype(dtype) / divisor.astype(dtype), {"numerator": above, "denominator": below}
 
     return Rule(
         update,

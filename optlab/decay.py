@@ -3,16 +3,20 @@
 import dataclasses
 from typing import Any
 
-from optlab.algebra import chain, divide
-from optlab.hyperparameters import ScalarOrSchedule, at_step
-from optlab.lifting import Rule, Slots
+import jax.numpy as jnp
+
+from optlab.algebra import chain, divide, require_transform
+from optlab.hyperparameters import ScalarOrSchedule, at_step, like
+from optlab.lifting import LeafError, Rule, Slots
 from optlab.rate import scale_by_learning_rate
 from optlab.transform import Transform, atom
 
 
 def _plus_weights(owner: str, weight_decay: ScalarOrSchedule, sign: int) -> Rule:
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
-        return u + sign * at_step(owner, weight_decay, t, u) * w.astype(u.dtype), slots
+        if jnp.iscomplexobj(w) and not jnp.iscomplexobj(u):
+            raise LeafError(f"{owner} would add complex weights to real updates")
+        return u + sign * like(at_step(owner, weight_decay, t), u) * w.astype(u.dtype), slots
 
     return Rule(update, needs_params=True)
 
@@ -111,9 +115,11 @@ class Decay:
           mask: where it acts; see `atom`.
 
         Raises:
-          ValueError: the core is no quotient.
+          TypeError: the core is no transform.
+          ValueError: it is no quotient.
         """
-        if core.name != "divide":
+        require_transform("Decay.apply_to: the core", core)
+        if not isinstance(core, Transform) or core.name != "divide":
             raise ValueError(f"Decay.apply_to: the core must be a quotient, divide(...), got {core}")
         numerator, denominator = core.parts
         rate = scale_by_learning_rate(learning_rate)

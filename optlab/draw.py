@@ -2,6 +2,7 @@
 
 import optax
 
+from optlab.algebra import require_transform
 from optlab.transform import Transform, describe
 
 Block = list[str]
@@ -12,6 +13,7 @@ def draw(tx: optax.GradientTransformation) -> str:
 
     print(optlab.draw(optlab.adamw(1e-3, weight_decay=0.1)))
     """
+    require_transform("draw: the argument", tx)
     return "\n".join(line.rstrip() for line in ["updates", "│", *_links(tx), "▼"])
 
 

@@ -70,7 +70,7 @@ def check(owner: str, name: str, value: Any) -> None:
             raise TypeError(f"{wanted}, got the function {getattr(value, '__name__', value)!r}")
         return
     if isinstance(value, jax.Array):
-        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.number) or jnp.iscomplexobj(value):
+        if not _is_real_number(value):
             raise ValueError(f"{wanted}, as one real number, got an array {value.dtype}{list(value.shape)}")
         if is_traced(value):
             return
@@ -79,6 +79,15 @@ def check(owner: str, name: str, value: Any) -> None:
         raise TypeError(f"{wanted}, got {value!r} ({type(value).__name__})")
     if not allowed.holds(value):
         raise ValueError(f"{wanted}, got {value!r}")
+
+
+def _is_real_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float | np.generic | np.ndarray | jax.Array)
+        and jnp.shape(value) == ()
+        and jnp.issubdtype(jnp.result_type(value), jnp.number)
+        and not jnp.iscomplexobj(value)
+    )
 
 
 def bind(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
@@ -113,16 +122,31 @@ def like(value: Any, u: jax.Array) -> Any:
     return value if isinstance(value, float | int) else jnp.asarray(value).astype(u.dtype)
 
 
-def at_step(owner: str, value: Any, t: jax.Array, u: jax.Array) -> Any:
-    """The number that `value`, a number or an optax schedule, stands for at the 1-based step `t`, in `u`'s dtype.
+class Schedule(NamedTuple):
+    """A schedule as a hyperparameter of `owner`."""
 
-    Schedules count steps from 0, as optax's do.
+    owner: str
+    function: Callable[[Any], Any]
+
+    def at(self, t: jax.Array) -> Any:
+        """Its number at the 1-based step `t`; schedules count steps from 0, as optax's do."""
+        return at_step(self.owner, self.function, t)
+
+
+def is_schedule(name: str, value: Any) -> bool:
+    """Whether `value` is the schedule of a standard hyperparameter that may have one."""
+    return name in RANGES and RANGES[name].schedule and callable(value)
+
+
+def at_step(owner: str, value: Any, t: jax.Array) -> Any:
+    """The number that `value`, a number or an optax schedule, stands for at the 1-based step `t`.
 
     Raises:
-      ValueError: the schedule gave something else than one number.
+      ValueError: the schedule gave something else than one real number.
     """
     if callable(value):
         value = value(t - 1)
-        if jnp.shape(value) != ():
-            raise ValueError(f"{owner}: its schedule must give one number at each step, got shape {jnp.shape(value)}")
-    return like(value, u)
+        if not _is_real_number(value):
+            got = f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else repr(value)
+            raise ValueError(f"{owner}: its schedule must give one real number at each step, got {got}")
+    return value

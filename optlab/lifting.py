@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optlab.hyperparameters import Schedule
+
 Slots = dict[str, Any]
 
 
@@ -54,22 +56,26 @@ class State(NamedTuple):
 
 
 class Skeleton(Protocol):
-    """What the compiled program of a leaf depends on: a transform without its array hyperparameters and masks.
+    """What the compiled program of a leaf depends on: a transform without its operands and masks.
 
     Hashes and compares by value, so that equal transforms share programs.
     """
 
-    def rule(self, arrays: Sequence[Any], bits: Sequence[bool]) -> Rule:
-        """The rule with the arrays put back in, where a link whose mask bit is False passes updates through."""
+    def rule(self, operands: Sequence[Any], bits: Sequence[bool]) -> Rule:
+        """The rule with the operands put back in, where a link whose mask bit is False passes updates through."""
         ...
 
 
 class Program(NamedTuple):
-    """A transform, taken apart for its lifting."""
+    """A transform, taken apart for its lifting.
+
+    `operands` are the hyperparameters that the compiled programs are given at each step: arrays, and schedules, which
+    are evaluated once per step and stay out of what is cached.
+    """
 
     name: str
     skeleton: Skeleton
-    arrays: tuple[jax.Array, ...]
+    operands: tuple[jax.Array | Schedule, ...]
     masks: tuple[Any, ...]
 
 
@@ -81,7 +87,8 @@ def init(program: Program, params: Any) -> State:
     """The state of a transform of `params`, one leaf after the other."""
     leaves, treedef = jax.tree.flatten(params)
     all_bits = _mask_bits(program, params)
-    rules = {bits: program.skeleton.rule(program.arrays, bits) for bits in set(all_bits)}
+    numbers = tuple(value.function if isinstance(value, Schedule) else value for value in program.operands)
+    rules = {bits: program.skeleton.rule(numbers, bits) for bits in set(all_bits)}
     rows: list[list[Any]] = []
     try:
         for w, bits in zip(leaves, all_bits, strict=True):
@@ -99,7 +106,8 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
     columns = _slot_columns(program.name, layout, updates, state)
     all_bits = _mask_bits(program, updates if params is None else params)
     kernels = {bits: _kernel(program.skeleton, layout, bits) for bits in set(all_bits)}
-    t = jnp.asarray(optax.safe_increment(state.count))
+    t = next_step(program.name, state.count)
+    numbers = tuple(value.at(t) if isinstance(value, Schedule) else value for value in program.operands)
     outs: list[jax.Array] = []
     rows: list[list[Any]] = []
     slots_of_leaves = zip(*columns, strict=True) if columns else itertools.repeat(())
@@ -108,7 +116,7 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
             _require_array(u)
             if w is not None:
                 _require_array(w)
-            out, slots = kernels[bits](program.arrays, u, slots, w, t)
+            out, slots = kernels[bits](numbers, u, slots, w, t)
             outs.append(out)
             rows.append(slots)
     except LeafError as error:
@@ -125,9 +133,9 @@ def _kernel(skeleton: Skeleton, layout: Any, bits: tuple[bool, ...]) -> Callable
 
     @jax.jit
     def update_leaf(
-        arrays: Any, u: Any, flat_slots: Sequence[Any], w: Any, t: jax.Array
+        numbers: Any, u: Any, flat_slots: Sequence[Any], w: Any, t: jax.Array
     ) -> tuple[jax.Array, list[Any]]:
-        rule = skeleton.rule(arrays, bits)
+        rule = skeleton.rule(numbers, bits)
         slots = layout.unflatten(flat_slots)
         dtype = _statistics_dtype(u, slots, w)
         if w is not None:
@@ -136,7 +144,7 @@ def _kernel(skeleton: Skeleton, layout: Any, bits: tuple[bool, ...]) -> Callable
             w = w.astype(dtype)
         u = u.astype(dtype)
         _check_slots(jax.eval_shape(rule.init, u), slots)
-        out, new_slots = rule.update(u, slots, w, t)
+        out, new_slots = _returned(rule.update(u, slots, w, t), u.dtype)
         if out.shape != u.shape:
             raise LeafError(f"the rule returned updates of shape {out.shape} for weights of shape {u.shape}")
         if jax.tree.structure(new_slots) != jax.tree.structure(slots):
@@ -145,6 +153,13 @@ def _kernel(skeleton: Skeleton, layout: Any, bits: tuple[bool, ...]) -> Callable
         return out, jax.tree.leaves(new_slots, is_leaf=_is_masked)
 
     return update_leaf
+
+
+def _returned(result: Any, dtype: Any) -> tuple[jax.Array, Slots]:
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+        raise LeafError(f"the rule must return (updates, dict of slots), got {type(result).__name__}")
+    out = result[0] if hasattr(result[0], "dtype") else jnp.asarray(result[0], dtype)
+    return out, result[1]
 
 
 def _as_before(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -207,14 +222,18 @@ def _widened(w: Any) -> Any:
 def _slot_layout(program: Program, leaves: Sequence[Any]) -> Any:
     """Tree structure of the slots of one leaf; the same for all of them, so that any leaf will do."""
     shape = jnp.shape(leaves[0]) if leaves else ()
-    return _cached_slot_layout(program.skeleton, len(program.arrays), len(program.masks), shape)
+    types = tuple(None if isinstance(value, Schedule) else (value.shape, value.dtype) for value in program.operands)
+    return _cached_slot_layout(program.skeleton, types, len(program.masks), shape)
 
 
 @functools.lru_cache(maxsize=4096)
-def _cached_slot_layout(skeleton: Skeleton, arrays: int, masks: int, shape: tuple[int, ...]) -> Any:
-    leaf, scalar = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+def _cached_slot_layout(
+    skeleton: Skeleton, types: tuple[tuple[Any, Any] | None, ...], masks: int, shape: tuple[int, ...]
+) -> Any:
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+    numbers = [jax.ShapeDtypeStruct(*(type_ or ((), jnp.float32))) for type_ in types]
     bits = (True,) * masks
-    return jax.tree.structure(jax.eval_shape(lambda w, a: skeleton.rule(a, bits).init(w), leaf, [scalar] * arrays))
+    return jax.tree.structure(jax.eval_shape(lambda w, values: skeleton.rule(values, bits).init(w), leaf, numbers))
 
 
 def _slot_trees(layout: Any, treedef: Any, rows: list[list[Any]]) -> Slots:
@@ -236,6 +255,15 @@ def _slot_columns(owner: str, layout: Any, updates: Any, state: Any) -> list[lis
     return [_matching_leaves(owner, updates, "the state", tree) for tree in trees]
 
 
+def next_step(owner: str, count: Any) -> jax.Array:
+    """The number of the step that is being taken, counted from 1, after `count` steps."""
+    if getattr(count, "dtype", None) != jnp.int32 or count.shape != ():
+        raise ValueError(
+            f"{owner}: the state's count must be an array int32[], got {_aval(count)}; restore it as it was saved"
+        )
+    return jnp.asarray(optax.safe_increment(count))
+
+
 def _mask_bits(program: Program, params: Any) -> list[tuple[bool, ...]]:
     """For every leaf, one bit per mask of the transform: whether the masked link acts there."""
     count = len(jax.tree.leaves(params))
@@ -245,6 +273,8 @@ def _mask_bits(program: Program, params: Any) -> list[tuple[bool, ...]]:
 
 def mask_column(owner: str, mask: Any, params: Any) -> list[bool]:
     """A mask as one boolean per leaf of `params`."""
+    if not jax.tree.leaves(params):
+        return []
     mask = mask(params) if callable(mask) else mask
     try:
         column = jax.tree.leaves(jax.tree.broadcast(mask, params))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from optlab.hyperparameters import ScalarOrSchedule, at_step
+from optlab.hyperparameters import ScalarOrSchedule, at_step, like
 from optlab.lifting import Rule, Slots
 from optlab.transform import atom
 
@@ -19,6 +19,6 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule) -> Rule:
     """
 
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
-        return -at_step("scale_by_learning_rate", learning_rate, t, u) * u, slots
+        return -like(at_step("scale_by_learning_rate", learning_rate, t), u) * u, slots
 
     return Rule(update)

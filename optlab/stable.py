@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from optlab import lifting
 from optlab.algebra import require_transform
@@ -55,7 +54,7 @@ def divide_and_decay_stably(
         dividend, above = numerator.update(updates, state.numerator, params, **extra_args)
         v, below = second_moment.update(updates, state.second_moment, params, **extra_args)
         typical = jnp.sqrt(_mean(v))
-        t = jnp.asarray(optax.safe_increment(state.count))
+        t = lifting.next_step(tx.name, state.count)
         treedef = jax.tree.structure(v)
         acts = treedef.unflatten(
             [True] * treedef.num_leaves if mask is None else lifting.mask_column(tx.name, mask, params)
@@ -63,7 +62,7 @@ def divide_and_decay_stably(
 
         def leaf(n: jax.Array, v: jax.Array, w: Any, act: bool) -> jax.Array:
             u = n / (jnp.sqrt(v) + like(eps, v)).astype(n.dtype)
-            strength = like(at_step(tx.name, weight_decay, t, typical) / (typical + like(eps, typical)), n)
+            strength = like(like(at_step(tx.name, weight_decay, t), typical) / (typical + like(eps, typical)), n)
             return u + strength * jnp.asarray(w).astype(n.dtype) if act else u
 
         return jax.tree.map(leaf, dividend, v, params, acts), StableDecayState(t, above, below)

@@ -23,7 +23,8 @@ class Transform(optax.GradientTransformationExtraArgs):
 
     Attributes:
       init: `init(params) -> state`.
-      update: `update(updates, state, params=None, **extra_args) -> (updates, state)`.
+      update: `update(updates, state, params=None, **extra_args) -> (updates, state)`. NaN and infinity pass through
+        into the state, as in optax; `optax.apply_if_finite` around the transform holds them off.
       name: the name of the function that made it.
       hyperparams: that function's arguments by name, parts left out.
       parts: the transforms that it combines, in order; optax's stand as they are.
@@ -40,11 +41,13 @@ class Transform(optax.GradientTransformationExtraArgs):
         init: optax.TransformInitFn,
         update: optax.TransformUpdateExtraArgsFn,
         *,
-        maker: Callable[..., "Transform"],
+        maker: Callable[..., "Transform"] | None = None,
         hyperparams: Mapping[str, Any] | None = None,
         parts: Sequence[optax.GradientTransformation] = (),
         rule: lifting.Rule | None = None,
     ) -> "Transform":
+        if maker is None:  # two functions alone, as when JAX maps over the leaves of a tree that holds a transform
+            return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportReturnType]
         self = super().__new__(cls, init, update)
         fixed = types.MappingProxyType(dict(hyperparams or {}))
         self.__dict__.update(maker=maker, hyperparams=fixed, parts=tuple(parts), rule=rule)
@@ -125,8 +128,8 @@ def _frozen(value: Any) -> Hashable:
     if isinstance(value, jax.Array | np.ndarray):
         host = np.asarray(value)
         return (host.dtype.name, host.shape, host.tobytes())
-    if isinstance(value, Hashable):
-        return value
+    if _is_hashable(value):
+        return (type(value), value)
     leaves, treedef = jax.tree.flatten(value)
     return (treedef, *map(_frozen, leaves))
 
@@ -181,49 +184,65 @@ def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
             return optlab.Rule(update, init=lambda w: {"average": jnp.zeros_like(w)})
     """
 
+    signature = inspect.signature(make)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{make.__name__}: the hyperparameter {name} must be an argument that a keyword can name")
+
     @functools.wraps(make)
     def maker(*args: P.args, **kwargs: P.kwargs) -> Transform:
         bound = hyperparameters.bind(make, *args, **kwargs)
         for name, value in bound.arguments.items():
-            if name != "mask" and not isinstance(value, Hashable | jax.Array):
+            if name != "mask" and not isinstance(value, jax.Array) and not _is_hashable(value):
                 raise TypeError(
                     f"{make.__name__}: {name} must be hashable or a jax array, so that equal transforms can share "
                     f"programs, got {type(value).__name__}; a tuple will do"
                 )
-        return lifted(maker, make(*bound.args, **bound.kwargs), hyperparams=bound.arguments)
+        rule = make(*bound.args, **bound.kwargs)
+        if not isinstance(rule, lifting.Rule):
+            raise TypeError(f"{make.__name__}: an atom must return an optlab.Rule, got {type(rule).__name__}")
+        return lifted(maker, rule, hyperparams=bound.arguments)
 
     return maker
 
 
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 class _Slot(NamedTuple):
-    """Stands in a skeleton where an array hyperparameter or a mask was taken out."""
+    """Stands in a skeleton where an operand or a mask was taken out."""
 
     kind: str
 
 
-_ARRAY, _MASK = _Slot("array"), _Slot("mask")
+_OPERAND, _MASK = _Slot("operand"), _Slot("mask")
 
 
 class Skeleton(NamedTuple):
-    """See `lifting.Skeleton`."""
+    """See `lifting.Skeleton`; hyperparameters stand in it with their types, since 1 == 1.0 == True."""
 
     maker: Callable[..., Transform]
     parts: tuple["Skeleton", ...]
-    static: tuple[tuple[str, Any], ...]
+    static: tuple[tuple[str, type, Any], ...]
 
-    def rule(self, arrays: Sequence[Any], bits: Sequence[bool]) -> lifting.Rule:
-        return _rule_of(self._transform(iter(arrays), iter(bits)))
+    def rule(self, operands: Sequence[Any], bits: Sequence[bool]) -> lifting.Rule:
+        return _rule_of(self._transform(iter(operands), iter(bits)))
 
-    def _transform(self, arrays: Iterator[Any], bits: Iterator[bool]) -> Transform:
-        parts = [part._transform(arrays, bits) for part in self.parts]
-        values = {name: next(arrays) if value is _ARRAY else value for name, value in self.static}
+    def _transform(self, operands: Iterator[Any], bits: Iterator[bool]) -> Transform:
+        parts = [part._transform(operands, bits) for part in self.parts]
+        values = {name: next(operands) if value is _OPERAND else value for name, _, value in self.static}
         masked = values.get("mask") is _MASK
         tx = rebuild(self.maker, parts, values | {"mask": None} if masked else values)
         return passing(tx) if masked and not next(bits) else tx
 
 
 def _split(tx: Transform) -> lifting.Program:
-    arrays: list[jax.Array] = []
+    operands: list[Any] = []
     masks: list[Any] = []
 
     def skeleton(tx: Any) -> Skeleton:
@@ -234,12 +253,15 @@ def _split(tx: Transform) -> lifting.Program:
                 masks.append(value)
                 value = _MASK
             elif isinstance(value, jax.Array):
-                arrays.append(value)
-                value = _ARRAY
-            static.append((name, value))
+                operands.append(value)
+                value = _OPERAND
+            elif value is not None and hyperparameters.is_schedule(name, value):
+                operands.append(hyperparameters.Schedule(tx.name, value))
+                value = _OPERAND
+            static.append((name, type(value), value))
         return Skeleton(tx.maker, parts, tuple(static))
 
-    return lifting.Program(tx.name, skeleton(tx), tuple(arrays), tuple(masks))
+    return lifting.Program(tx.name, skeleton(tx), tuple(operands), tuple(masks))
 
 
 def _rule_of(tx: Transform) -> lifting.Rule:

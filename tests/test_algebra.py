@@ -1,8 +1,10 @@
 """Transforms are values, and chaining and dividing them is an algebra: what may be regrouped computes the same bits."""
 
 import copy
+import gc
 import pickle
 import re
+import weakref
 
 import chex
 import jax
@@ -270,6 +272,26 @@ sign()   square()   │
 │
 ▼"""
     )
+
+
+def test_draw_names_a_join_that_is_no_plain_quotient():
+    mean, square = optlab.chain(optlab.scale_by_ema(0.9), optlab.bias_correct(0.9)), optlab.square()
+    assert optlab.draw(optlab.divide_and_decay_stably(mean, square, 1e-3, 0.1)) == (
+        """\
+updates
+│
+├───────────────────┐
+scale_by_ema(0.9)   square()
+│                   │
+bias_correct(0.9)   │
+│                   │
+├───────────────────┘
+divide_and_decay_stably(eps=0.001, weight_decay=0.1)
+│
+▼"""
+    )
+    masked = optlab.divide_and_decay_stably(mean, square, 1e-3, 0.1, mask=True)
+    assert "divide_and_decay_stably(eps=0.001, weight_decay=0.1, mask=True)\n" in optlab.draw(masked)
 
 
 # State --------------------------------------------------------------------------------------------------------------
@@ -587,3 +609,83 @@ def test_a_correction_may_have_the_decay_of_its_average_in_another_type():
     for average in numbers:
         for correction in numbers:
             optlab.chain(optlab.scale_by_ema(average), optlab.bias_correct(correction))
+
+
+# What is cached must not go stale ------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """Holds a rate that its schedule reads."""
+
+    def __init__(self, base):
+        self.base = base
+
+    def rate(self, count):
+        return self.base * 0.5 ** count.astype(jnp.float32)
+
+
+def first_step(tx):
+    return float(jax.jit(lambda g: tx.update(g, tx.init(g))[0])(jnp.float32(1)))
+
+
+def test_a_schedule_that_changes_is_followed():
+    trainer = Trainer(0.5)
+    assert first_step(optlab.sgd(trainer.rate)) == -0.5
+    trainer.base = 0.25
+    assert first_step(optlab.sgd(trainer.rate)) == -0.25
+    tx = optlab.sgd(trainer.rate)
+    assert float(tx.update(jnp.float32(1), tx.init(jnp.float32(1)))[0]) == -0.25
+    trainer.base = 0.125
+    assert float(tx.update(jnp.float32(1), tx.init(jnp.float32(1)))[0]) == -0.125
+
+
+def test_a_schedule_may_close_over_a_traced_value_without_a_leak():
+    def step(rate):
+        tx = optlab.adam(lambda count: rate * 0.5 ** count.astype(jnp.float32))
+        return tx.update(jnp.float32(1), tx.init(jnp.float32(1)))[0]
+
+    with jax.checking_leaks():
+        np.testing.assert_allclose(jax.jit(step)(0.5), -0.5, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(step)(jnp.asarray([0.5, 0.25])), [-0.5, -0.25], rtol=1e-6)
+
+
+def test_a_schedule_is_let_go_and_its_optimizer_compiles_once():
+    traces = []
+
+    @optlab.atom
+    def counted():
+        return optlab.Rule(lambda u, slots, w, t: (traces.append(1) or u, slots))
+
+    gone = []
+    for number in range(3):
+        schedule = optax.constant_schedule(0.5 + number)
+        gone.append(weakref.ref(schedule))
+        tx = optlab.chain(counted(), optlab.scale_by_learning_rate(schedule))
+        tx.update(jnp.float32(1), tx.init(jnp.float32(1)))
+        del schedule, tx
+    gc.collect()
+    assert len(traces) == 1
+    assert [ref() for ref in gone] == [None] * 3
+
+
+def test_outside_jit_a_schedule_may_branch_on_the_count():
+    tx = optlab.sgd(lambda count: 0.5 if count < 1 else 0.25)
+    u, state = tx.update(jnp.float32(1), tx.init(jnp.float32(1)))
+    assert (u, tx.update(jnp.float32(1), state)[0]) == (-0.5, -0.25)
+
+
+def test_hyperparameters_of_another_type_are_another_transform():
+    @optlab.atom
+    def power(n):
+        return optlab.Rule(lambda u, slots, w, t: (u**n if isinstance(n, int) else jnp.exp(n * jnp.log(u)), slots))
+
+    assert power(2) != power(2.0)
+    assert power(1) != power(True)
+    assert one(power(2.0), -2.0) != one(power(2.0), -2.0)  # nan
+    assert one(power(2), -2.0) == 4
+
+
+def test_a_transform_survives_as_a_leaf_less_tree():
+    tx = optlab.sgd(0.5)
+    mapped = jax.tree.map(lambda function: function, {"tx": tx})["tx"]
+    assert mapped.update(jnp.float32(1), mapped.init(jnp.float32(1)))[0] == -0.5

@@ -1,16 +1,20 @@
 """What is refused, and the words: who, what came, what to do. Each row is something that users do."""
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import public
 import pytest
 
 import optlab
+from optlab import hyperparameters
 
 PARAMS = {"dense": {"bias": jnp.ones(3), "kernel": jnp.ones((2, 3))}}
 ADAMW = optlab.adamw(1e-3, weight_decay=0.1)
@@ -36,9 +40,35 @@ def dense(bias=None, kernel=None):
     }
 
 
+class Update(NamedTuple):
+    """An update about to be made, so that what goes into it can be looked at before and after."""
+
+    tx: optax.GradientTransformation
+    grads: object
+    state: object
+    params: object
+
+    def __call__(self):
+        return self.tx.update(self.grads, self.state, self.params)
+
+
 def update(tx, grads=PARAMS, params=PARAMS, of=PARAMS, state=None):
     """One update with the state of the parameters `of`."""
-    return tx.update(grads, tx.init(of) if state is None else state, params)
+    return Update(tx, grads, tx.init(of) if state is None else state, params)
+
+
+def restored(tx=ADAMW, **changed):
+    """An update from a state some of whose fields were saved otherwise."""
+    return update(tx, state=tx.init(PARAMS)._replace(**changed))
+
+
+def restored_stages(change):
+    """An update of a chain of three stages, of whose state a tuple was made otherwise."""
+    tx = optlab.chain(optlab.scale_by_ema(0.9), optax.clip(1.0), RATE)
+    return update(tx, state=change(tx.init(PARAMS)))
+
+
+EMA = {"ema": PARAMS}
 
 
 def masked(mask):
@@ -49,6 +79,20 @@ def masked(mask):
 def forgetful():
     """An atom of a user who forgot to return the slot."""
     return optlab.Rule(lambda u, slots, w, t: (u, {}), init=lambda w: {"average": jnp.zeros_like(w)})
+
+
+@optlab.atom
+def no_rule():
+    """An atom of a user who forgot to return."""
+
+
+@optlab.atom
+def alone():
+    return optlab.Rule(lambda u, slots, w, t: u)
+
+
+def many(*sizes):
+    return optlab.Rule(lambda u, slots, w, t: (u, slots))
 
 
 @optlab.atom
@@ -79,6 +123,14 @@ HYPERPARAMETERS = {
         ValueError,
         "sgd: learning_rate must be finite and >= 0, or a schedule, got nan",
         lambda: optlab.sgd(float("nan")),
+    ),
+    "array that is not a number": Row(
+        ValueError, "scale_by_ema: decay must be in [0, 1), got nan", lambda: optlab.scale_by_ema(jnp.float32(jnp.nan))
+    ),
+    "NumPy's not a number": Row(
+        ValueError,
+        "adamw: weight_decay must be finite and >= 0, or a schedule, got nan",
+        lambda: optlab.adamw(1e-3, weight_decay=np.float32("nan")),
     ),
     "infinite": Row(ValueError, "root: eps must be finite and >= 0, got inf", lambda: optlab.root(np.inf)),
     "concrete array out of range": Row(
@@ -138,6 +190,34 @@ HYPERPARAMETERS = {
 }
 
 CHAINS = {
+    "a core that is a function": Row(
+        TypeError,
+        "Decay.apply_to: the core is the function scale_by_rms, not a transform: call it, scale_by_rms(...)",
+        lambda: optlab.Decay("update").apply_to(optlab.scale_by_rms, 0.1, 0.1),
+    ),
+    "a core of optax": Row(
+        ValueError,
+        "Decay.apply_to: the core must be a quotient, divide(...), got GradientTransformation...",
+        lambda: optlab.Decay("update").apply_to(optax.scale_by_adam(), 0.1, 0.1),
+    ),
+    "drawing a function": Row(
+        TypeError,
+        "draw: the argument is the function adam, not a transform: call it, adam(...)",
+        lambda: optlab.draw(optlab.adam),
+    ),
+    "an atom without a rule": Row(
+        TypeError, "no_rule: an atom must return an optlab.Rule, got NoneType", lambda: no_rule()
+    ),
+    "an atom of many": Row(
+        TypeError,
+        "many: the hyperparameter sizes must be an argument that a keyword can name",
+        lambda: optlab.atom(many),
+    ),
+    "a rule that returns updates alone": Row(
+        ValueError,
+        "alone: at the root: the rule must return (updates, dict of slots), got ...",
+        lambda: alone().update(jnp.ones(2), alone().init(jnp.ones(2))),
+    ),
     "sign trap with optax's decay": Row(
         ValueError,
         "add_decayed_weights (link 3 of 3 in chain) stands after scale_by_learning_rate (link 2 of 3 in chain)...",
@@ -221,6 +301,40 @@ CHAINS = {
     ),
 }
 
+PARAMETERS = {
+    "integer params": Row(
+        ValueError,
+        "chain: params at ['dense']['bias']: dtype int32 is neither floating-point nor complex; leave it out with "
+        "optax.masked, optax.partition or your framework's filter",
+        lambda: ADAMW.init(dense(bias=jnp.arange(3))),
+    ),
+    "bool params": Row(
+        ValueError,
+        "scale_by_learning_rate: params at ['dense']['kernel']: dtype bool is neither floating-point nor complex; ...",
+        lambda: optlab.sgd(0.1).init(dense(kernel=jnp.ones((2, 3), bool))),
+    ),
+    "abstract integer params": Row(
+        ValueError,
+        "chain: params at ['dense']['bias']: dtype int8 is neither floating-point nor complex; ...",
+        lambda: ADAMW.init(dense(bias=jax.ShapeDtypeStruct((3,), jnp.int8))),
+    ),
+    "a string among the params": Row(
+        ValueError,
+        "chain: params at ['dense']['bias']: expected an array, got str",
+        lambda: ADAMW.init(dense(bias="relu")),
+    ),
+    "a Python integer for params": Row(
+        ValueError,
+        "scale_by_learning_rate: params at the root: dtype int32 is neither floating-point nor complex; ...",
+        lambda: optlab.sgd(0.1).init(3),
+    ),
+    "random keys among the params": Row(
+        ValueError,
+        "chain: params at ['dense']['bias']: dtype key<fry> is neither floating-point nor complex; ...",
+        lambda: ADAMW.init(dense(bias=jax.random.key(0))),
+    ),
+}
+
 UPDATES = {
     "params missing": Row(
         ValueError,
@@ -292,6 +406,92 @@ UPDATES = {
         "every *",
         lambda: update(ADAMW, state=optlab.lion(1e-3, weight_decay=0.1).init(PARAMS)),
     ),
+    "state of an optimizer with more slots": Row(
+        ValueError,
+        "scale_by_learning_rate: the state is another transform's: its slots are ...'ema'..., expected ...({}) ...",
+        lambda: update(optlab.sgd(0.1), state=ADAMW.init(PARAMS)),
+    ),
+    "states of a chain in another order": Row(
+        ValueError,
+        "scale_by_ema: the state is another transform's: its slots are ...({}), expected ...({'ema': *}) ...",
+        lambda: restored_stages(lambda state: state[::-1]),
+    ),
+    "state forgotten": Row(
+        ValueError,
+        "chain: state must be what its init returned, got NoneType",
+        lambda: Update(ADAMW, PARAMS, None, PARAMS),
+    ),
+    "params in the place of the state": Row(
+        ValueError,
+        "chain: state must be what its init returned, got dict",
+        lambda: update(optlab.adam(1e-3), state=PARAMS),
+    ),
+    "saved state without a slot": Row(
+        ValueError,
+        "chain: the state is another transform's: its slots are PyTreeDef({'numerator': ...}), expected "
+        "PyTreeDef({'denominator': {'ema': *}, 'numerator': {'ema': *}}) with a tree like the parameters at every *",
+        lambda: restored(slots={"numerator": EMA}),
+    ),
+    "saved state with a slot of another name": Row(
+        ValueError,
+        "chain: the state is another transform's: its slots are ...'mu'..., expected ...",
+        lambda: restored(slots={"numerator": {"mu": PARAMS}, "denominator": EMA}),
+    ),
+    "saved state with a slot too many": Row(
+        ValueError,
+        "chain: the state is another transform's: its slots are ...'third'..., expected ...",
+        lambda: restored(slots={"numerator": EMA, "denominator": EMA, "third": EMA}),
+    ),
+    "saved state in another dtype": Row(
+        ValueError,
+        "chain: at ['dense']['bias']: slot ['numerator']['ema'] is bfloat16[3] where these weights need float32...",
+        lambda: restored(slots={"numerator": {"ema": dense(bias=jnp.ones(3, jnp.bfloat16))}, "denominator": EMA}),
+    ),
+    "saved state with a count in float32": Row(
+        ValueError,
+        "chain: the state's count must be an array int32[], got float32[]; restore it as it was saved",
+        lambda: restored(count=jnp.float32(3)),
+    ),
+    "saved state with a count for every device": Row(
+        ValueError,
+        "chain: the state's count must be an array int32[], got int32[8]; ...",
+        lambda: restored(count=jnp.zeros(8, jnp.int32)),
+    ),
+    "saved state without a count": Row(
+        ValueError,
+        "chain: the state's count must be an array int32[], got None; ...",
+        lambda: restored(count=None),
+    ),
+    "saved state of stable decay with a count in float32": Row(
+        ValueError,
+        "divide_and_decay_stably: the state's count must be an array int32[], got float32[]; ...",
+        lambda: restored(optlab.adams(1e-3, weight_decay=0.1).parts[0], count=jnp.float32(3)),
+    ),
+    "saved state as a plain tuple": Row(
+        ValueError,
+        "chain: state must be what its init returned, got tuple",
+        lambda: update(ADAMW, state=tuple(ADAMW.init(PARAMS))),
+    ),
+    "saved state as a dict": Row(
+        ValueError,
+        "chain: state must be what its init returned, got dict",
+        lambda: update(ADAMW, state=ADAMW.init(PARAMS)._asdict()),
+    ),
+    "saved state with a stage missing": Row(
+        ValueError,
+        "chain: state must be what its init returned, a tuple of 3, got 2",
+        lambda: restored_stages(lambda state: state[:2]),
+    ),
+    "saved state with stages in a list": Row(
+        ValueError,
+        "chain: state must be what its init returned, a tuple of 3, got a list",
+        lambda: restored_stages(list),
+    ),
+    "saved state of half a fork": Row(
+        ValueError,
+        "divide: state must be what its init returned, a dict of numerator and denominator, got ['numerator']",
+        lambda: update(optlab.divide(optax.clip(1.0), optlab.absolute()), state={"numerator": optax.EmptyState()}),
+    ),
     "state of optax": Row(
         ValueError,
         "chain: state must be what its init returned, got tuple",
@@ -299,7 +499,7 @@ UPDATES = {
     ),
     "state of a rule for a chain of stages": Row(
         ValueError,
-        "chain: state must be what its init returned, got State",
+        "chain: state must be what its init returned, a tuple of 2, got a State",
         lambda: update(optlab.adams(1e-3, weight_decay=0.1), state=ADAMW.init(PARAMS)),
     ),
     "state of a rule for stable decay": Row(
@@ -309,7 +509,7 @@ UPDATES = {
     ),
     "state of a rule for a fork of trees": Row(
         ValueError,
-        "divide: state must be what its init returned, got State",
+        "divide: state must be what its init returned, a dict of numerator and denominator, got a State",
         lambda: update(optlab.divide(optax.clip(1.0), optlab.absolute()), state=ADAMW.init(PARAMS)),
     ),
     "atom that loses its slot": Row(
@@ -343,21 +543,20 @@ UPDATES = {
         "float32[]; ...",
         lambda: update(optlab.adam(1e-3), grads=dense(bias=jnp.float32(1)), params=None),
     ),
-    "integer params": Row(
+    "gradients forgotten": Row(
         ValueError,
-        "chain: params at ['dense']['bias']: dtype int32 is neither floating-point nor complex; leave it out with "
-        "optax.masked, optax.partition or your framework's filter",
-        lambda: ADAMW.init(dense(bias=jnp.arange(3))),
+        "chain: updates and params differ first at ['dense']['bias']: nothing against float32[3]",
+        lambda: update(ADAMW, grads=None),
     ),
-    "bool params": Row(
+    "no gradient for one leaf": Row(
         ValueError,
-        "scale_by_learning_rate: params at ['dense']['kernel']: dtype bool is neither floating-point nor complex; ...",
-        lambda: optlab.sgd(0.1).init(dense(kernel=jnp.ones((2, 3), bool))),
+        "chain: updates and params differ first at ['dense']['kernel']: nothing against float32[2, 3]",
+        lambda: update(ADAMW, grads={"dense": {"bias": jnp.ones(3), "kernel": None}}),
     ),
-    "abstract integer params": Row(
+    "bool gradients": Row(
         ValueError,
-        "chain: params at ['dense']['bias']: dtype int8 is neither floating-point nor complex; ...",
-        lambda: ADAMW.init(dense(bias=jax.ShapeDtypeStruct((3,), jnp.int8))),
+        "chain: at ['dense']['bias']: dtype bool is neither floating-point nor complex; ...",
+        lambda: update(ADAMW, grads=dense(bias=jnp.ones(3, bool))),
     ),
     "integer gradients": Row(
         ValueError,
@@ -368,11 +567,6 @@ UPDATES = {
         ValueError,
         "chain: at ['dense']['bias']: dtype ... is neither floating-point nor complex; ...",
         lambda: update(ADAMW, grads=dense(bias=np.zeros(3, jax.dtypes.float0))),
-    ),
-    "a string among the params": Row(
-        ValueError,
-        "chain: params at ['dense']['bias']: expected an array, got str",
-        lambda: ADAMW.init(dense(bias="relu")),
     ),
     "a string among the params of an update": Row(
         ValueError,
@@ -386,17 +580,37 @@ UPDATES = {
     ),
     "schedule of a vector": Row(
         ValueError,
-        "scale_by_learning_rate: its schedule must give one number at each step, got shape (2,)",
+        "scale_by_learning_rate: its schedule must give one real number at each step, got int32[2]",
         lambda: update(optlab.adam(lambda count: jnp.stack([count, count]))),
+    ),
+    "schedule of nothing": Row(
+        ValueError,
+        "scale_by_learning_rate: its schedule must give one real number at each step, got None",
+        lambda: update(optlab.sgd(lambda count: None)),
+    ),
+    "schedule of a complex number": Row(
+        ValueError,
+        "scale_by_learning_rate: its schedule must give one real number at each step, got complex64[]",
+        lambda: update(optlab.sgd(lambda count: jnp.exp(1j * count.astype(jnp.complex64)))),
+    ),
+    "schedule of a truth": Row(
+        ValueError,
+        "add_decayed_weights: its schedule must give one real number at each step, got bool[]",
+        lambda: update(optlab.add_decayed_weights(lambda count: count > 3)),
+    ),
+    "schedule of words": Row(
+        ValueError,
+        "scale_by_learning_rate: its schedule must give one real number at each step, got '1e-3'",
+        lambda: update(optlab.sgd(lambda count: "1e-3")),
     ),
     "decay schedule of a vector": Row(
         ValueError,
-        "shrink_weights: its schedule must give one number at each step, got shape (1,)",
+        "shrink_weights: its schedule must give one real number at each step, got float32[1]",
         lambda: update(optlab.shrink_weights(lambda count: jnp.ones(1))),
     ),
     "stable decay schedule of a vector": Row(
         ValueError,
-        "divide_and_decay_stably: its schedule must give one number at each step, got shape (1,)",
+        "divide_and_decay_stably: its schedule must give one real number at each step, got float32[1]",
         lambda: update(optlab.adams(1e-3, weight_decay=lambda count: jnp.ones(1))),
     ),
 }
@@ -411,6 +625,31 @@ MASKS = {
         ValueError,
         "chain: the mask is no prefix of the parameters' tree: ...",
         lambda: optlab.adamw(1e-3, weight_decay=0.1, mask={"dense": {"bias": [True], "kernel": True}}).init(PARAMS),
+    ),
+    "mask that lacks a leaf": Row(
+        ValueError,
+        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        lambda: masked({"dense": {"bias": True}}).init(PARAMS),
+    ),
+    "mask of other params at an update": Row(
+        ValueError,
+        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        lambda: Update(masked({"scale": True}), PARAMS, DECAY.init(PARAMS), PARAMS),
+    ),
+    "mask of stable decay of another tree": Row(
+        ValueError,
+        "divide_and_decay_stably: the mask is no prefix of the parameters' tree: ...",
+        lambda: update(optlab.adams(1e-3, weight_decay=0.1, mask={"scale": True})),
+    ),
+    "mask function that gives nothing": Row(
+        ValueError,
+        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        lambda: masked(lambda params: None).init(PARAMS),
+    ),
+    "mask that is a name": Row(
+        TypeError,
+        "add_decayed_weights: the mask at ['dense']['bias'] must be True or False, got 'kernel'",
+        lambda: masked("kernel").init(PARAMS),
     ),
     "mask of numbers": Row(
         TypeError,
@@ -439,6 +678,7 @@ TABLE = {
     for group, rows in {
         "hyperparameters": HYPERPARAMETERS,
         "chain": CHAINS,
+        "parameters": PARAMETERS,
         "update": UPDATES,
         "mask": MASKS,
     }.items()
@@ -446,21 +686,85 @@ TABLE = {
 }
 
 
+def attempt(row):
+    done = row.do()
+    return done() if isinstance(done, Update) else done
+
+
+def assert_says(error, message):
+    assert re.fullmatch(".*".join(map(re.escape, message.split("..."))), str(error), re.DOTALL), str(error)
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_what_is_refused_and_how(name):
-    error, message, do = TABLE[name]
-    pattern = ".*".join(map(re.escape, message.split("...")))
-    with pytest.raises(error) as info:
-        do()
-    assert type(info.value) is error
-    assert re.fullmatch(pattern, str(info.value), re.DOTALL), str(info.value)
+    row = TABLE[name]
+    with pytest.raises(row.error) as info:
+        attempt(row)
+    assert type(info.value) is row.error
+    assert_says(info.value, row.message)
 
 
-@pytest.mark.parametrize("name", ["params missing", "params of another tree", "updates that would broadcast"])
+def kept(call):
+    """The leaves that go into an update and what they hold, so that a later look shows any change."""
+    leaves = jax.tree.leaves_with_path((call.grads, call.state, call.params))
+    return [(jax.tree_util.keystr(path), id(leaf), np.asarray(leaf).tobytes()) for path, leaf in leaves]
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_refused_update_changes_nothing(name):
+    call = UPDATES[name].do()
+    before = kept(call)
+    with pytest.raises(UPDATES[name].error):
+        call()
+    assert kept(call) == before
+
+
+def test_a_change_before_a_refusal_would_be_seen():
+    def refuse(updates, state, params=None):
+        state["count"] += 1
+        raise ValueError("refused")
+
+    for count in np.zeros(2), jnp.zeros(2):  # written into, and replaced
+        call = Update(optax.GradientTransformation(optax.init_empty_state, refuse), PARAMS, {"count": count}, PARAMS)
+        before = kept(call)
+        with pytest.raises(ValueError, match="refused"):
+            call()
+        assert kept(call) != before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "params missing",
+        "params of another tree",
+        "updates that would broadcast",
+        "saved state in another dtype",
+        "saved state with a count in float32",
+        "schedule of a vector",
+    ],
+)
 def test_inside_jit_the_words_are_the_same(name):
-    _, message, do = UPDATES[name]
-    with pytest.raises(ValueError, match=re.escape(message)):
-        jax.jit(do)()
+    row = UPDATES[name]
+    with pytest.raises(row.error) as info:
+        jax.jit(lambda: attempt(row))()
+    assert_says(info.value, row.message)
+
+
+CHECKED = [
+    (name, argument)
+    for name in public.TRANSFORMS
+    for argument in public.parameters(name)
+    if argument in hyperparameters.RANGES
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), CHECKED, ids=[f"{name} {argument}" for name, argument in CHECKED])
+def test_every_hyperparameter_is_checked_by_the_name_of_its_transform(name, argument):
+    for value, shown in [(np.nan, "nan"), (jnp.float32(np.nan), "nan"), (np.inf, "inf"), (-1, "-1.0")]:
+        with pytest.raises(ValueError, match=rf"^{name}: {argument} must be .*, got {shown}$"):
+            public.build(name, **{argument: value})
+    with pytest.raises(TypeError, match=rf"^{name}: {argument} must be .*, got '0.9' \(str\)$"):
+        public.build(name, **{argument: "0.9"})
 
 
 def test_what_is_next_to_the_refused_is_allowed():
@@ -477,10 +781,99 @@ def test_what_is_next_to_the_refused_is_allowed():
         optlab.adamw_independent(1e-3, weight_decay=0.1),
     ]
     for tx in allowed:
-        updates, _ = update(tx)
+        updates, _ = update(tx)()
         assert jax.tree.structure(updates) == jax.tree.structure(PARAMS)
 
     def traced(decay, correction):
         return optlab.chain(optlab.scale_by_ema(decay), optlab.bias_correct(correction)).init(PARAMS)
 
     assert isinstance(jax.eval_shape(traced, 0.9, 0.8), optlab.State)
+
+
+# Not refused --------------------------------------------------------------------------------------------------------
+
+BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
+STREAM = [public.random_tree({"bias": (3,), "kernel": (2, 3)}, seed) for seed in range(1, 6)]
+WITH_PEER = [name for name, case in cases.OPTIMIZERS.items() if case.peer is not None]
+
+
+def pair(name):
+    """Ours and optax's, with the same hyperparameters."""
+    _, _, peer = case = cases.OPTIMIZERS[name]
+    point = {argument: public.ARGUMENTS[argument] for argument in inspect.signature(peer).parameters}
+    return case.ours(**point), peer(**point)
+
+
+def with_bad_steps(value, *steps):
+    """The stream with `value` among the gradients of one leaf at some steps."""
+    return [
+        {**grads, "bias": grads["bias"].at[1].set(value)} if number in steps else grads
+        for number, grads in enumerate(STREAM)
+    ]
+
+
+def updates_of(tx, stream):
+    params, update = STREAM[0], jax.jit(tx.update)
+    state, outs = tx.init(params), []
+    for grads in stream:
+        updates, state = update(grads, state, params)
+        outs.append(updates)
+    return outs, state
+
+
+def assert_close(ours, theirs):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7)  # takes NaN and infinities for equal to themselves
+
+
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize("name", WITH_PEER)
+def test_what_is_not_finite_passes_through_as_in_optax(name, value, peer):
+    """From the second step on one weight's gradient is bad once; all others go on as if nothing had happened."""
+    ours, theirs = pair(name)
+    stream = with_bad_steps(BAD[value], 1)
+    updates, _ = updates_of(ours, stream)
+    with peer():
+        wanted, _ = updates_of(theirs, stream)
+    assert_close(updates, wanted)
+    good, _ = updates_of(ours, STREAM)
+    for u, v in zip(updates, good, strict=True):
+        np.testing.assert_array_equal(u["kernel"], v["kernel"])
+        np.testing.assert_array_equal(u["bias"][::2], v["bias"][::2])
+
+
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize("name", ["adamw", "lion", "adabelief"])
+def test_apply_if_finite_holds_off_as_many_as_it_is_told(name, value, peer):
+    """Two in a row are held off, the third is let through, as with optax's own optimizers."""
+    ours, theirs = (optax.apply_if_finite(tx, max_consecutive_errors=2) for tx in pair(name))
+    with peer():
+        for steps in (1, 2), (1, 2, 3):
+            stream = with_bad_steps(BAD[value], *steps)
+            updates, state = updates_of(ours, stream)
+            wanted, expected = updates_of(theirs, stream)
+            assert_close(updates, wanted)
+            assert state.total_notfinite == expected.total_notfinite == len(steps)
+            let_through = any(not np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.inner_state))
+            assert let_through == (len(steps) == 3)
+
+
+def test_wrappers_with_a_branch_want_gradients_in_the_dtype_of_the_updates(peer):
+    """In one branch of `apply_if_finite` updates come back as gradients, in the other as float32: cast before it."""
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    tx = optax.apply_if_finite(ADAMW, max_consecutive_errors=1)
+    with peer():
+        state = tx.init(params)
+        with pytest.raises(TypeError, match=r"has type float32\[3\] but .* has type bfloat16\[3\]"):
+            tx.update(params, state, params)
+        updates, _ = tx.update({"w": params["w"].astype(jnp.float32)}, state, params)
+    assert updates["w"].dtype == jnp.float32
+
+
+def test_injected_hyperparameters_are_rounded_to_the_weights_dtype_unless_told_otherwise():
+    """optax's doing: in bfloat16 the usual `b2` is 1, and we say so where optax's optimizers divide by zero."""
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    with pytest.raises(ValueError, match=re.escape("adamw: b2 must be in [0, 1), got 1.0")):
+        optax.inject_hyperparams(optlab.adamw)(1e-3, weight_decay=0.1).init(params)
+    told = optax.inject_hyperparams(optlab.adamw, hyperparam_dtype=jnp.float32)(1e-3, weight_decay=0.1)
+    assert told.init(params).hyperparams["b2"].dtype == jnp.float32
