@@ -5,8 +5,9 @@ import dataclasses
 import json
 import os
 import shlex
+import signal
 import sys
-import time
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -26,11 +27,20 @@ class UsageError(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        raise UsageError(f"{message} (see {self.prog} --help)", self.prog)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1e-3,1e-2") from None
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a folder is empty")
+    return Path(text)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -43,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
     study = commands.add_parser("study", help="train over a grid of rates and decays, and write maps and a report")
     study.add_argument("name", choices=STUDIES, help="decay: where the weight decay of Adam acts")
-    study.add_argument("--output", type=Path, help="folder to write to (default: results/NAME)")
+    study.add_argument("--output", type=_folder, help="folder to write to (default: results/NAME)")
     study.add_argument("--overwrite", action="store_true", help="replace the results in the folder")
     study.add_argument("--sites", type=_names, help="comma-separated places of the decay (default: all)")
     study.add_argument("--learning-rates", type=_numbers, help="comma-separated")
@@ -54,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="draw the maps and the page of a results file again")
     report.add_argument("results", type=Path, help="a results.nc, or the folder that holds one")
-    report.add_argument("--output", type=Path, help="folder to write to (default: that of the results)")
+    report.add_argument("--output", type=_folder, help="folder to write to (default: that of the results)")
     report.add_argument("--overwrite", action="store_true", help="replace the maps and the page that are there")
     report.set_defaults(run=_report)
 
@@ -64,20 +74,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _stop(signum: int, frame: Any) -> NoReturn:
+    """Ends the process on Ctrl-C at once: files are replaced whole, so there is nothing to tidy up.
+
+    An exception would be lost where JAX runs Python from within, and tearing the interpreter down around a running
+    computation crashes.
+    """
+    del signum, frame
+    show_cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""
+    os.write(2, f"{show_cursor}optlab: stopped; no file is half written\n".encode())
+    os._exit(130)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; gives 0, 2 after a request that can't be met, or 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
     command = "optlab"
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _stop)
     try:
         options = _parser().parse_args(argv)
         command = f"optlab {options.command}"
         options.run(options, argv)
     except UsageError as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        message, prog = (*error.args, command)[:2]
+        print(f"{prog}: {message}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:
-        print(": ".join([command, "stopped", *map(str, stop.args)]), file=sys.stderr, flush=True)
-        os._exit(130)  # a computation may still run in its thread, and tearing the interpreter down around it crashes
     return 0
 
 
@@ -138,30 +160,22 @@ def _with_progress(study: "Study") -> Any:
         TextColumn("elapsed"),
         TimeElapsedColumn(),
     )
-    start = time.perf_counter()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("compiling", total=study.runs())
 
         def advance(site: str, done: int) -> None:
             bar.update(task, advance=done, description=site)
 
-        data = _in_thread(lambda: run(study, advance))
-    data.attrs["seconds"] = round(time.perf_counter() - start, 1)
-    data.attrs["runs"] = study.runs()
-    return data
+        return _in_thread(lambda: run(study, advance))
 
 
 def _in_thread(call: Callable[[], T]) -> T:
-    """The result of `call`, computed in a thread, so that Ctrl-C is heard at once and never inside of JAX."""
-    worker = ThreadPoolExecutor(1)
-    future = worker.submit(call)
-    try:
+    """The result of `call`, computed in a thread, so that this one hears Ctrl-C."""
+    with ThreadPoolExecutor(1) as worker:
+        future = worker.submit(call)
         while not future.done():
             wait([future], timeout=0.2)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("nothing was written") from None
-    worker.shutdown()
-    return future.result()
+        return future.result()
 
 
 def _print_best(data: Any) -> None:
@@ -191,7 +205,7 @@ def _report(options: argparse.Namespace, argv: Sequence[str]) -> None:
     folder = options.output or path.parent
     try:
         data = results.load(path)
-        report.prepare(folder, options.overwrite)
+        report.prepare(folder, options.overwrite, report.file_names()[1:])
     except StudyError as error:
         raise UsageError(str(error)) from None
     names = report.render(data, folder)
@@ -202,8 +216,11 @@ def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from optlab.bench import measure, table
 
-    if options.json and not options.json.parent.is_dir():
-        raise UsageError(f"{options.json.parent} is not a folder")
+    if options.json:
+        try:
+            options.json.open("a").close()
+        except OSError as error:
+            raise UsageError(f"{options.json} can't be written: {error.strerror}") from None
     figures = measure()
     print(table(figures))
     if options.json:

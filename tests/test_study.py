@@ -37,7 +37,7 @@ def _lenient():
 @pytest.fixture(scope="module")
 def small() -> xr.Dataset:
     data = run(SMALL)
-    data.attrs |= {"command": "optlab study decay", "seconds": 1.0, "runs": 78}
+    data.attrs["command"] = "optlab study decay"
     return data
 
 
@@ -228,6 +228,9 @@ def test_study_report_and_overwriting_from_the_command_line(tmp_path: Path) -> N
     assert (out / "results.nc").read_bytes() == first
 
     (out / "maps.png").unlink()
+    redrawn = command("report", str(out), "--output", str(out / "again"))
+    assert redrawn.returncode == 0, redrawn.stderr
+    assert (out / "again" / "maps.png").is_file()
     redrawn = command("report", str(out), "--overwrite")
     assert redrawn.returncode == 0, redrawn.stderr
     assert (out / "maps.png").is_file()
@@ -240,17 +243,25 @@ BAD_INPUT = {
     ),
     "unknown study": (("study", "decline"), "argument name: invalid choice: 'decline'"),
     "no command": ((), "the following arguments are required"),
-    "no number": (("study", "decay", "--learning-rates", "1e-3,fast"), "argument --learning-rates: invalid"),
+    "no number": (
+        ("study", "decay", "--learning-rates", "1e-3,fast"),
+        "argument --learning-rates: '1e-3,fast' is not a list of numbers",
+    ),
     "negative rate": (("study", "decay", "--learning-rates=-1"), "learning_rates must be finite and >= 0, got -1.0"),
     "not a number": (("study", "decay", "--weight-decays", "nan"), "weight_decays must be finite and >= 0, got nan"),
     "value twice": (("study", "decay", "--weight-decays", "1,1"), "weight_decays holds a value twice"),
-    "no seeds": (("study", "decay", "--seeds", "0"), "seeds must be at least 1, got 0"),
-    "no steps": (("study", "decay", "--steps", "0"), "steps must be at least 1, got 0"),
+    "no seeds": (("study", "decay", "--seeds", "0"), "seeds must be a whole number from 1, got 0"),
+    "no steps": (("study", "decay", "--steps", "0"), "steps must be a whole number from 1, got 0"),
     "no such results": (("report", "{tmp}/nothing"), "nothing is not a file"),
     "results that are none": (("report", "{tmp}/text.nc"), "text.nc is not a netCDF file"),
     "another dataset": (("report", "{tmp}/other.nc"), "other.nc holds no study: it lacks site, learning_rate"),
     "folder is a file": (("study", "decay", "--output", "{tmp}/text.nc"), "text.nc can't be written"),
-    "bench into nowhere": (("bench", "--json", "{tmp}/no/where.json"), "is not a folder"),
+    "bench into nowhere": (("bench", "--json", "{tmp}/no/where.json"), "where.json can't be written"),
+    "bench into a folder": (("bench", "--json", "{tmp}"), "can't be written: Is a directory"),
+    "folder of no name": (("study", "decay", "--output", ""), "the name of a folder is empty"),
+    "name too long": (("study", "decay", "--output", "{tmp}/" + 300 * "x"), "can't be written: File name too long"),
+    "a study cut down": (("report", "{tmp}/cut.nc"), "cut.nc holds no whole study: its variables must have the axes"),
+    "a study of nothing known": (("report", "{tmp}/bare.nc"), "bare.nc does not say how it was run: it lacks task"),
 }
 
 
@@ -258,6 +269,9 @@ BAD_INPUT = {
 def test_bad_input_is_one_line_and_status_2(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.nc").write_text("not netCDF")
     xr.Dataset({"x": ("y", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    data = made_up(np.full((2, 2, 2, 3), 0.5))
+    data.isel(seed=0).to_netcdf(tmp_path / "cut.nc", engine="h5netcdf")
+    data.drop_attrs().to_netcdf(tmp_path / "bare.nc", engine="h5netcdf")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     arguments, message = BAD_INPUT[case]
     status = cli.main([argument.format(tmp=tmp_path) for argument in arguments])
@@ -270,6 +284,11 @@ def test_bad_input_is_one_line_and_status_2(case: str, tmp_path: Path, capsys: p
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_study_without_none_removes_the_figures_of_the_one_before(folder: Path, small: xr.Dataset) -> None:
+    report.write(small.sel(site=["update"]), folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["maps.png", "maps.svg", "report.html", "results.nc"]
+
+
 def test_a_study_keeps_its_hands_off_what_is_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     report.prepare(tmp_path, overwrite=False)
@@ -279,18 +298,19 @@ def test_a_study_keeps_its_hands_off_what_is_in_the_folder(tmp_path: Path) -> No
         report.prepare(tmp_path, overwrite=False)
 
 
-def test_ctrl_c_stops_with_one_line_and_writes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("delay", [0.0, 1.0, 3.0])
+def test_ctrl_c_stops_with_one_line_and_writes_nothing(tmp_path: Path, delay: float) -> None:
     out = tmp_path / "out"
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     arguments = [sys.executable, "-m", "optlab", *TINY, "--steps", "200000", "--output", str(out)]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as study:
         while not out.is_dir():
             time.sleep(0.05)
-        time.sleep(1.0)
+        time.sleep(delay)
         study.send_signal(signal.SIGINT)
-        _, error = study.communicate(timeout=120)
+        _, error = study.communicate(timeout=10)
     assert study.returncode == 130
-    assert error.strip() == "optlab study: stopped: nothing was written"
+    assert error.strip() == "optlab: stopped; no file is half written"
     assert list(out.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -30,16 +31,16 @@ def file_names() -> list[str]:
     return [results.FILE, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")), PAGE]
 
 
-def prepare(folder: Path, overwrite: bool) -> None:
-    """Makes sure, before anything is computed, that a study may be written to `folder`.
+def prepare(folder: Path, overwrite: bool, names: Sequence[str] = ()) -> None:
+    """Makes sure, before anything is computed, that `names`, or all of a study, may be written to `folder`.
 
     Raises:
       StudyError: results are there already and `overwrite` is False, or the folder can't be written.
     """
-    there = [name for name in file_names() if (folder / name).exists()]
-    if there and not overwrite:
-        raise StudyError(f"{folder} already holds {there[0]}; give --overwrite, or another --output")
     try:
+        there = [name for name in names or file_names() if (folder / name).exists()]
+        if there and not overwrite:
+            raise StudyError(f"{folder} already holds {there[0]}; give --overwrite, or another --output")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
@@ -50,6 +51,7 @@ def prepare(folder: Path, overwrite: bool) -> None:
 
 def write(data: xr.Dataset, folder: Path) -> list[str]:
     """Writes the dataset, the figures and the page; each file is whole or not there. Gives their names."""
+    folder.mkdir(parents=True, exist_ok=True)
     results.save(data, folder / results.FILE)
     return [results.FILE, *render(data, folder)]
 
@@ -57,6 +59,9 @@ def write(data: xr.Dataset, folder: Path) -> list[str]:
 def render(data: xr.Dataset, folder: Path) -> list[str]:
     """Writes the figures and the page of a dataset, and gives their names."""
     drawn = {name: figure for name, make in FIGURES.items() if (figure := make(data)) is not None}
+    for name in FIGURES.keys() - drawn.keys():
+        for kind in ("png", "svg"):
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
     inline = {}
     for name, figure in drawn.items():
         for kind in ("png", "svg"):

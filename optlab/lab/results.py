@@ -12,6 +12,9 @@ from optlab.lab.study import AXES, StudyError
 
 FILE = "results.nc"
 VARIABLES = ("test_accuracy", "test_loss", "train_loss", "validation_accuracy", "weight_norm", "diverged")
+ATTRIBUTES = (
+    "task", "description", "steps", "b1", "b2", "eps", "device", "versions", "python", "command", "runs", "seconds",
+)  # fmt: skip
 CONFIDENCE = 0.95
 
 
@@ -52,16 +55,20 @@ def load(path: Path) -> xr.Dataset:
     Raises:
       StudyError: no such file, no netCDF file, or one without a study's axes and variables.
     """
-    if not path.is_file():
-        raise StudyError(f"{path} is not a file")
     try:
+        if not path.is_file():
+            raise StudyError(f"{path} is not a file")
         results = xr.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise StudyError(f"{path} is not a netCDF file ({str(error).splitlines()[0]})") from None
     missing = [name for name in (*AXES, *VARIABLES) if name not in results.variables]
     if missing:
         raise StudyError(f"{path} holds no study: it lacks {', '.join(missing)}")
-    return results
+    if any(set(results[name].dims) != set(AXES) for name in VARIABLES):
+        raise StudyError(f"{path} holds no whole study: its variables must have the axes {', '.join(AXES)}")
+    if unknown := [name for name in ATTRIBUTES if name not in results.attrs]:
+        raise StudyError(f"{path} does not say how it was run: it lacks {', '.join(unknown)}")
+    return results.transpose(*AXES)
 
 
 def interval(values: np.ndarray) -> Interval:

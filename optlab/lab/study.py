@@ -1,7 +1,9 @@
 """A study: one task under every site of the decay, over a grid of rates, decays and seeds."""
 
 import dataclasses
+import os
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -55,19 +57,21 @@ class Study:
 
     def __post_init__(self) -> None:
         _require_known("task", [self.task], TASKS)
-        _require_known("site", self.sites, SITES)
         for axis in ("sites", "learning_rates", "weight_decays"):
+            if isinstance(getattr(self, axis), str):
+                raise StudyError(f"{axis} must be a tuple, got {getattr(self, axis)!r}")
             if not getattr(self, axis):
                 raise StudyError(f"a study needs at least one of {axis}")
             if len(set(getattr(self, axis))) != len(getattr(self, axis)):
                 raise StudyError(f"{axis} holds a value twice: {getattr(self, axis)}")
+        _require_known("site", self.sites, SITES)
         for axis in ("learning_rates", "weight_decays"):
             for value in getattr(self, axis):
                 if not 0 <= value < float("inf"):
                     raise StudyError(f"{axis} must be finite and >= 0, got {value}")
         for number, name in ((self.seeds, "seeds"), (self.steps, "steps")):
-            if number is not None and number < 1:
-                raise StudyError(f"{name} must be at least 1, got {number}")
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise StudyError(f"{name} must be a whole number from 1, got {number}")
 
     def make_task(self) -> Task:
         """The task, with this study's number of steps."""
@@ -138,6 +142,7 @@ def run(study: Study, progress: Callable[[str, int], None] = lambda site, runs: 
     Returns:
       A dataset over `AXES`, with the task's metrics, `weight_norm` and `diverged` for every run.
     """
+    began = time.perf_counter()
     task = study.make_task()
     start_run = jax.jit(partial(start, task))
     starts = [start_run(jnp.int32(seed)) for seed in range(study.seeds)]
@@ -165,7 +170,8 @@ def run(study: Study, progress: Callable[[str, int], None] = lambda site, runs: 
         "weight_decay": list(study.weight_decays),
         "seed": np.arange(study.seeds),
     }
-    return xr.Dataset(variables, coordinates, attrs=_provenance(study, task))
+    seconds = {"seconds": round(time.perf_counter() - began, 1)}
+    return xr.Dataset(variables, coordinates, attrs=_provenance(study, task) | seconds)
 
 
 def _cell(study: Study, task: Task, site: str) -> Callable[[jax.Array, jax.Array, Start], Any]:
@@ -181,13 +187,15 @@ def _provenance(study: Study, task: Task) -> dict[str, Any]:
     device = jax.devices()[0]
     packages = ("optlab", "jax", "jaxlib", "optax", "flax", "scikit-learn")
     return {
+        "command": f"optlab.lab.study.run({study})",
+        "runs": study.runs(),
         "task": task.name,
         "description": task.description,
         "steps": task.steps,
         "b1": study.b1,
         "b2": study.b2,
         "eps": study.eps,
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}",
+        "device": f"{jax.device_count()} x {device.device_kind}, {platform.machine()} with {os.cpu_count()} cores",
         "versions": ", ".join(f"{name} {version(name)}" for name in packages),
         "python": platform.python_version(),
     }
