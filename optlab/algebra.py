@@ -50,7 +50,12 @@ def chain(*links: optax.GradientTransformation) -> Transform:
     stages = [optax.with_extra_args_support(stage) for stage in _stages(flat)]
 
     def init(params: Any) -> tuple[Any, ...]:
-        return tuple(stage.init(params) for stage in stages)
+        states = []
+        for stage in stages:
+            states.append(stage.init(params))
+            if isinstance(stage, Transform):  # updates leave it in the dtype of the statistics
+                params = jax.tree.map(lifting.widened, params)
+        return tuple(states)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, tuple[Any, ...]]:
         require_params(tx, params)

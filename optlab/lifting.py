@@ -92,7 +92,7 @@ def init(program: Program, params: Any) -> State:
     rows: list[list[Any]] = []
     try:
         for w, bits in zip(leaves, all_bits, strict=True):
-            rows.append(jax.tree.leaves(rules[bits].init(_widened(w)), is_leaf=_is_masked))
+            rows.append(jax.tree.leaves(rules[bits].init(widened(w)), is_leaf=_is_masked))
     except LeafError as error:
         raise ValueError(f"{program.name}: params at {_path(params, len(rows))}: {error}") from None
     return State(jnp.zeros((), jnp.int32), _slot_trees(_slot_layout(program, leaves), treedef, rows))
@@ -208,7 +208,8 @@ def _check_slots(expected: Any, slots: Slots) -> None:
             )
 
 
-def _widened(w: Any) -> Any:
+def widened(w: Any) -> Any:
+    """A weight in the dtype of its statistics."""
     if isinstance(w, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(w.shape, wide(w.dtype), sharding=w.sharding)
     _require_array(w)

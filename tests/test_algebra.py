@@ -689,3 +689,11 @@ def test_a_transform_survives_as_a_leaf_less_tree():
     tx = optlab.sgd(0.5)
     mapped = jax.tree.map(lambda function: function, {"tx": tx})["tx"]
     assert mapped.update(jnp.float32(1), mapped.init(jnp.float32(1)))[0] == -0.5
+
+
+def test_optax_behind_a_run_keeps_its_types_on_bfloat16_weights():
+    w = jnp.ones(2, jnp.bfloat16)
+    tx = optlab.chain(optlab.scale_by_rms(0.9, 1e-3), optax.trace(0.9), optlab.scale_by_learning_rate(0.1))
+    state = tx.init(w)
+    _, after = tx.update(w, state, w)
+    assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, after)
