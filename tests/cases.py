@@ -6,13 +6,14 @@ Whoever is built from a row gets every hyperparameter that it names (`trajectori
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from reference import optimizers as loops
-from trajectories import STEPS, Loop
+from trajectories import STEPS, WEIGHTS, Loop
 
 import optlab
 
@@ -144,20 +145,29 @@ OPTIMIZERS = {
 }
 
 
-# Optimizers that optlab has no name for, and schedules --------------------------------------------------------------
+# Optimizers that optlab has no name for, masks and schedules -------------------------------------------------------
 
 
-def _cosine(count: jax.Array) -> jax.Array:
+def cosine(count: jax.Array) -> jax.Array:
     return 0.5 + 0.5 * jnp.cos(jnp.asarray(count, float) * (math.pi / STEPS))
 
 
-def _cosine_of_step(t: int) -> float:
+def cosine_of_step(t: int) -> float:
     return 0.5 + 0.5 * math.cos((t - 1) * (math.pi / STEPS))
 
 
-def _momentum(b1: float) -> optlab.Transform:
+def is_matrix(params: Any) -> Any:
+    """A mask: decay is for what has two dimensions or more."""
+    return jax.tree.map(lambda w: len(w.shape) > 1, params)
+
+
+def momentum(b1: float) -> optlab.Transform:
+    """Adam's numerator."""
     return optlab.chain(optlab.scale_by_ema(b1), optlab.bias_correct(b1))
 
+
+# 1 for the weights of the matrices of `trajectories.SHAPES`, by name; 0 for the others.
+OF_MATRICES = np.array([name.startswith(("['conv']", "['dense']['kernel']")) for name in WEIGHTS], float)
 
 EXPRESSIONS = {
     "adagrad_eps_in_root": Case(
@@ -186,7 +196,7 @@ EXPRESSIONS = {
     ),
     "adamw_eps_root": Case(
         lambda learning_rate, b1, b2, eps, eps_root, weight_decay: optlab.chain(
-            optlab.scale_by_rms(b2, eps, eps_root, numerator=_momentum(b1)),
+            optlab.scale_by_rms(b2, eps, eps_root, numerator=momentum(b1)),
             optlab.add_decayed_weights(weight_decay),
             optlab.scale_by_learning_rate(learning_rate),
         ),
@@ -197,7 +207,7 @@ EXPRESSIONS = {
     ),
     "adamaxw": Case(
         lambda learning_rate, b1, b2, eps, weight_decay: optlab.chain(
-            optlab.divide(_momentum(b1), optlab.chain(optlab.absolute(eps), optlab.decayed_max(b2))),
+            optlab.divide(momentum(b1), optlab.chain(optlab.absolute(eps), optlab.decayed_max(b2))),
             optlab.add_decayed_weights(weight_decay),
             optlab.scale_by_learning_rate(learning_rate),
         ),
@@ -217,13 +227,22 @@ EXPRESSIONS = {
             learning_rate, b1=b1, b2=b2, eps=eps, eps_root=0.0, weight_decay=weight_decay
         ),
     ),
+    "adamw_masked": Case(
+        functools.partial(optlab.adamw, mask=is_matrix),
+        lambda w, grad, learning_rate, b1, b2, eps, weight_decay: loops.adamw(
+            w, grad, learning_rate, b1, b2, eps, weight_decay * OF_MATRICES
+        ),
+        lambda learning_rate, b1, b2, eps, weight_decay: optax.adamw(
+            learning_rate, b1=b1, b2=b2, eps=eps, eps_root=0.0, weight_decay=weight_decay, mask=is_matrix
+        ),
+    ),
     "adamw_scheduled": Case(
         lambda learning_rate, b1, b2, eps, weight_decay: optlab.adamw(
-            lambda count: learning_rate * _cosine(count), b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
+            lambda count: learning_rate * cosine(count), b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
         ),
         None,
         lambda learning_rate, b1, b2, eps, weight_decay: optax.adamw(
-            lambda count: learning_rate * _cosine(count),
+            lambda count: learning_rate * cosine(count),
             b1=b1,
             b2=b2,
             eps=eps,
@@ -233,13 +252,13 @@ EXPRESSIONS = {
     ),
     "adamw_independent_scheduled": Case(
         lambda learning_rate, b1, b2, eps, weight_decay: optlab.adamw_independent(
-            lambda count: learning_rate * _cosine(count),
+            lambda count: learning_rate * cosine(count),
             b1=b1,
             b2=b2,
             eps=eps,
-            weight_decay=lambda count: weight_decay * _cosine(count),
+            weight_decay=lambda count: weight_decay * cosine(count),
         ),
-        functools.partial(loops.adamw_independent, schedule=_cosine_of_step),
+        functools.partial(loops.adamw_independent, schedule=cosine_of_step),
         None,
     ),
 }

@@ -31,6 +31,14 @@ def test_the_core_brings_in_jax_and_optax_and_nothing_of_the_lab():
     assert {name.partition(".")[0] for name in modules - peers} == {"optlab"}
 
 
+def test_the_properties_are_imported_by_name_and_bring_in_nothing_either():
+    assert "optlab.testing" not in _imported_by("import optlab")
+    modules = _imported_by("from optlab import testing")
+    assert modules & HEAVY == set()
+    peers = _imported_by("import jax, jax.export, optax, chex")
+    assert {name.partition(".")[0] for name in modules - peers} == {"optlab"}
+
+
 def test_a_heavy_import_would_be_seen():
     assert "rich" in _imported_by("import rich, optlab")
 
