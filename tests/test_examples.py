@@ -1,6 +1,7 @@
 """Every example prints what its docstring says it prints; the README's code runs, and its findings are in the data."""
 
 import ast
+import itertools
 import os
 import re
 import subprocess
@@ -8,6 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import defaults
+import figures
 import pytest
 
 from optlab.lab import results
@@ -49,15 +52,19 @@ def test_readme_findings_are_in_the_data() -> None:
     gains = results.gains(data)
     assert gains is not None
     at = {rate: number for number, rate in enumerate(data.learning_rate.values.tolist())}
+
+    def percent(site: str, rate: float) -> str:
+        return gains[site][at[rate]].percent()
+
     said = (
         f"no decay reaches {best['none'].test_accuracy.percent()} ",
         f"AdamW's `update` is {best['update'].against_none.percent()} above that",
-        f"L2 in the gradient {best['gradient'].against_none.percent()}.",
-        f"the best decay adds {gains['update'][at[0.003]].percent()} points under `update`",
-        f"and {gains['gradient'][at[0.003]].percent()} under `gradient`",
-        f"adds {gains['second_moment'][at[0.1]].percent()} against {gains['update'][at[0.1]].percent()}.",
-        f"{100 * best['first_moment'].diverged_share:.0f}% of the runs with decay in the first moment",
-        f"and {100 * best['direction'].diverged_share:.0f}% of those with",
+        f"L2 in the gradient {best['gradient'].against_none.percent()};",
+        f"the best decay adds {percent('update', 0.003)} points under `update` and {percent('gradient', 0.003)} under",
+        f"at rate 0.1 it is {percent('update', 0.1)} and {percent('gradient', 0.1)}, and",
+        f"{percent('second_moment', 0.1)} when the second moment alone sees the weights",
+        f"{100 * best['first_moment'].diverged_share:.0f}% of the runs of this grid",
+        f"{100 * best['direction'].diverged_share:.0f}% with",
         f"{data.sizes['learning_rate']} learning rates, {data.sizes['weight_decay']} decays and",
         f"{data.sizes['seed']} seeds",
     )
@@ -66,6 +73,23 @@ def test_readme_findings_are_in_the_data() -> None:
     for cell in best.values():
         if cell.against_none is not None:
             assert abs(cell.against_none.mean) < cell.against_none.half_width
+    at_best = results.best_decays(data).test_accuracy
+    accuracy = {site: at_best.sel(site=site, learning_rate=cell.learning_rate) for site, cell in best.items()}
+    parted = {}
+    for a, b in itertools.combinations(accuracy, 2):
+        difference = results.interval((accuracy[a] - accuracy[b]).values)
+        if abs(difference.mean) > difference.half_width:
+            parted[a, b] = difference.percent()
+    assert parted == {("first_moment", "update"): "-0.6 ± 0.5", ("first_moment", "step"): "-0.6 ± 0.5"}
+    assert "21 pairs" in found
+    assert "by 0.6 ± 0.5" in found
+    largest = results.best_decays(data).weight_decay.sel(site="second_moment", learning_rate=0.1)
+    assert largest == data.weight_decay.max()
     for site in ("first_moment", "direction"):
         assert not any(gain.mean > gain.half_width for gain in gains[site])
     assert f"trains {data.attrs['runs']:,} small networks" in README
+
+
+@pytest.mark.parametrize("table", [defaults.markdown, figures.markdown], ids=["defaults", "figures"])
+def test_readme_holds_the_table_as_it_is_printed(table) -> None:
+    assert table().strip() in README

@@ -6,23 +6,41 @@ import numpy as np
 import pytest
 from cases import CASES, OPTIMIZERS
 from reference import optimizers as loops
-from trajectories import PROBLEM, SETTINGS, TOLERANCES, assert_agree, build, of_loop, of_transform
+from trajectories import EXTREMES, SETTINGS, TOLERANCES, assert_agree, build, of_loop, of_transform
 
 import optlab
 from optlab import optimizers
 
+RUNS = [
+    ("long", "float32"),
+    ("long", "float64"),
+    ("large", "float64"),
+    ("extreme", "float32"),
+    ("extreme", "float64"),
+]
 
-@pytest.mark.parametrize(("setting", "dtype"), [("long", "float32"), ("long", "float64"), ("large", "float64")])
+
+@pytest.mark.parametrize(("setting", "dtype"), RUNS)
 @pytest.mark.parametrize("name", CASES)
 def test_it_agrees_with_the_paper_and_with_optax_at_every_step(name, setting, dtype, peer):
     case, setting, tolerance = CASES[name], SETTINGS[setting], TOLERANCES[dtype]
-    ours = of_transform(build(case.ours, setting), setting.steps, dtype)
+    ours = of_transform(build(case.ours, setting), setting.steps, dtype, problem=setting.problem)
     assert case.loop or case.peer
     if case.loop:
         assert_agree(ours, of_loop(case.loop, setting), tolerance.from_loop, of="optlab and the paper")
     if case.peer:
-        theirs = of_transform(build(case.peer, setting), setting.steps, dtype, around=peer)
+        theirs = of_transform(build(case.peer, setting), setting.steps, dtype, around=peer, problem=setting.problem)
         assert_agree(ours, theirs, tolerance.from_peer, of="optlab and optax")
+
+
+def test_extreme_gradients_come_alone_and_mixed():
+    """Each is its size times a number from 0.5 to 2; of a weight with one size only, all are of that size."""
+    sizes = np.array(EXTREMES)[:, None, None]
+    gradients = np.abs(SETTINGS["extreme"].problem.noise)
+    comes = ((sizes / 2 <= gradients) & (gradients <= 2 * sizes)).any(axis=1)
+    assert comes.any(axis=0).all()
+    assert (comes & (comes.sum(axis=0) == 1)).any(axis=1).all()
+    assert comes.all(axis=0).any()
 
 
 def test_every_optimizer_is_in_the_table():
@@ -51,9 +69,10 @@ def test_no_sign_hangs_on_rounding(name, setting):
 
     This one leaves room for five times the float32 tolerance: the trajectories of the loops do not move at all.
     """
-    shift = np.random.default_rng(1).uniform(-1e-5, 1e-5, PROBLEM.noise.shape)
-    nearby = PROBLEM._replace(noise=PROBLEM.noise + PROBLEM.curvature * shift)
     loop, setting = CASES[name].loop, SETTINGS[setting]
+    problem = setting.problem
+    shift = np.random.default_rng(1).uniform(-1e-5, 1e-5, problem.noise.shape)
+    nearby = problem._replace(noise=problem.noise * (1 + shift) + problem.curvature * shift)
     np.testing.assert_array_equal(of_loop(loop, setting, nearby), of_loop(loop, setting))
 
 
