@@ -32,8 +32,8 @@ def chain(*links: optax.GradientTransformation) -> Transform:
 
     Raises:
       TypeError: a link is no transform.
-      ValueError: a sign trap (see `add_decayed_weights`), or a `bias_correct` whose decay is not that of the
-        `scale_by_ema` right before it.
+      ValueError: a sign trap (see `add_decayed_weights`), as far as the learning rate is optlab's own, or a
+        `bias_correct` whose decay is not that of the `scale_by_ema` right before it.
 
     Differs from `optax.chain` in: 1. the state of a run is one `State` and not a tuple; 2. the checks above;
     3. statistics are kept, and updates leave, in float32 or wider.

@@ -32,7 +32,7 @@ class Rule:
         1-based step `t` (int32 scalar), the outgoing update and the new slots. `u` and `w` come in the dtype of the
         statistics: float32, or wider for wider weights; `w` is None when the caller gave no params.
       init: `init(w) -> slots`, a dict of arrays under names that say what they are. `w` comes in the dtype in which
-        `u` will.
+        `u` will; a slot that starts as `w` must be a copy of it, or the two can't be donated together.
       elementwise: whether every weight goes its own way; False for a rule that mixes the values of a leaf.
       needs_params: whether `update` reads `w`.
     """
