@@ -1,7 +1,6 @@
 """The command line: `optlab study`, `optlab report`, `optlab bench`."""
 
 import argparse
-import dataclasses
 import json
 import os
 import shlex
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STUDIES = {"decay": {}}
+STUDIES = ("decay",)
 
 
 class UsageError(Exception):
@@ -90,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; gives 0, 2 after a request that can't be met, or 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
     command = "optlab"
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _stop)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, _stop) if in_main_thread else None
     try:
         options = _parser().parse_args(argv)
         command = f"optlab {options.command}"
@@ -100,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         message, prog = (*error.args, command)[:2]
         print(f"{prog}: {message}", file=sys.stderr)
         return 2
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, before)
     return 0
 
 
@@ -126,7 +128,7 @@ def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
     asked = {name: getattr(options, name) for name in axes if getattr(options, name) is not None}
     folder = options.output or Path("results") / options.name
     try:
-        study = dataclasses.replace(Study(**STUDIES[options.name]), **asked)
+        study = Study(**asked)
         report.prepare(folder, options.overwrite)
     except StudyError as error:
         raise UsageError(str(error)) from None
