@@ -1,0 +1,300 @@
+"""From a jaxpr to SymPy: what a traced computation does to one weight, which stands for every weight of a leaf."""
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from jax.extend import core as extended
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import BooleanAtom, BooleanFunction
+
+SIZE = 7919
+"""Weights of the traced leaf: a number that no optimizer holds, so that a division by the number of weights shows."""
+
+t = sp.Symbol("t", integer=True, positive=True)
+n = sp.Symbol("N", integer=True, positive=True)
+over_weights = sp.Function("Σ", real=True)
+largest = sp.Function("largest", real=True)
+
+_SATURATED = 2**31 - 2
+
+
+class Inexpressible(ValueError):
+    """The computation can't be written as the recurrence of one weight; the message says which part of it."""
+
+
+def number(value: Any) -> sp.Expr:
+    """A constant as the decimal that it was meant to be: 1 - 0.9 is 0.1."""
+    dtype = np.asarray(value).dtype
+    if dtype == np.bool_:
+        return sp.true if value else sp.false
+    if np.issubdtype(dtype, np.integer):
+        return n if int(value) == SIZE else sp.Integer(int(value))
+    value, digits = float(value), 14 if dtype == np.float64 else 7
+    if math.isnan(value) or math.isinf(value):
+        return {math.inf: sp.oo, -math.inf: -sp.oo}.get(value, sp.nan)
+    if value == SIZE:
+        return n
+    if value and value % math.pi == 0:
+        return round(value / math.pi) * sp.pi
+    return sp.Rational(f"{value:.{digits}g}")
+
+
+class Reading:
+    """One reading of a jaxpr.
+
+    Attributes:
+      definitions: the expression behind every symbol that an output was given, filled while reading.
+    """
+
+    def __init__(self) -> None:
+        self.definitions: dict[sp.Symbol, sp.Expr] = {}
+
+    def read(
+        self, closed: extended.ClosedJaxpr, arguments: Sequence[Any], names: Sequence[sp.Symbol | None]
+    ) -> list[Any]:
+        """The outputs as expressions of `arguments`.
+
+        An output with a name reads as that symbol wherever it is used, and its expression goes to `definitions`; one
+        that is passed on as it came gets no definition.
+
+        Raises:
+          Inexpressible: a primitive that has no meaning for one weight.
+        """
+        jaxpr = closed.jaxpr
+        named = _names_behind_casts(jaxpr, names)
+        values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, closed.consts), strict=True))
+        values |= dict(zip(jaxpr.invars, arguments, strict=True))
+
+        def value_of(atom: Any) -> Any:
+            return number(atom.val) if isinstance(atom, extended.Literal) else values[atom]
+
+        for equation in jaxpr.eqns:
+            inner_names = [named.get(var) for var in equation.outvars]
+            outputs = self._equation(equation, [value_of(var) for var in equation.invars], inner_names)
+            for var, name, output in zip(equation.outvars, inner_names, outputs, strict=True):
+                if name is not None and name != output and name not in self.definitions:
+                    self.definitions[name] = output
+                values[var] = output if name is None else name
+        return [value_of(var) for var in jaxpr.outvars]
+
+    def _equation(self, equation: Any, inputs: list[Any], names: list[sp.Symbol | None]) -> Sequence[Any]:
+        primitive, params = equation.primitive.name, equation.params
+        if primitive == "schedule":
+            return [sp.Function(params["letter"], real=True)(inputs[0] + 1)]
+        if primitive == "cond":
+            return self._cond(params["branches"], inputs)
+        if primitive not in _LOOPS and (inner := _inner(params)) is not None:
+            return self.read(inner, inputs, names)
+        if primitive == "optimization_barrier":
+            return inputs
+        _require_plain(equation)
+        if primitive == "convert_element_type":
+            return [_converted(inputs[0], params["new_dtype"])]
+        if primitive in _PASSING:
+            return inputs[:1]
+        if primitive in _OVER_WEIGHTS:
+            return [_reduced(primitive, equation, inputs)]
+        if primitive not in _MEANING:
+            raise Inexpressible(_why_not(primitive))
+        return [_MEANING[primitive](*inputs, **({"y": params["y"]} if primitive == "integer_pow" else {}))]
+
+    def _cond(self, branches: Sequence[extended.ClosedJaxpr], inputs: list[Any]) -> list[Any]:
+        which, *operands = inputs
+        outputs = [self.read(branch, operands, [None] * len(branch.jaxpr.outvars)) for branch in branches]
+        if len(branches) != 2:
+            raise Inexpressible("switch: chooses among more than two branches")
+        return [_where(which, *pair) for pair in zip(*outputs, strict=True)]
+
+
+def _names_behind_casts(jaxpr: extended.Jaxpr, names: Sequence[sp.Symbol | None]) -> dict[Any, sp.Symbol]:
+    """Which variables bear a name: the named outputs, and what they are casts of."""
+    taken = {var for var in jaxpr.invars if isinstance(var, extended.Var)}
+    named = {
+        var: name
+        for var, name in zip(jaxpr.outvars, names, strict=True)
+        if name is not None and isinstance(var, extended.Var) and var not in taken
+    }
+    for equation in reversed(jaxpr.eqns):
+        if equation.primitive.name in _PASSING and equation.outvars[0] in named:
+            source = equation.invars[0]
+            if isinstance(source, extended.Var) and source not in taken:
+                named.setdefault(source, named[equation.outvars[0]])
+    return named
+
+
+def _constant(value: Any) -> sp.Expr:
+    array = np.asarray(value)
+    if array.size == 0 or np.any(array != array.flat[0]):
+        raise Inexpressible("a constant array: its entries differ, so the weights of a leaf are not treated alike")
+    return number(array.flat[0])
+
+
+def _inner(params: Mapping[str, Any]) -> extended.ClosedJaxpr | None:
+    """The computation that a call such as a nested `jit` or a custom derivative wraps."""
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = params.get(name)
+        if isinstance(inner, extended.ClosedJaxpr):
+            return inner
+        if isinstance(inner, extended.Jaxpr):
+            return extended.ClosedJaxpr(inner, [])
+    return None
+
+
+def _require_plain(equation: Any) -> None:
+    """Refuses what has neither one value for each weight nor one for all of them."""
+    for var in equation.outvars:
+        size = math.prod(getattr(var.aval, "shape", ()))
+        if size not in (1, SIZE):
+            raise Inexpressible(
+                f"{equation.primitive.name}: makes an array of shape {_shape(var.aval.shape)} of a leaf of N weights"
+            )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "(" + ", ".join("N" if size == SIZE else str(size) for size in shape) + ")"
+
+
+def _reduced(primitive: str, equation: Any, inputs: list[Any]) -> sp.Expr:
+    """A sum or a maximum over the weights of the leaf."""
+    if math.prod(equation.invars[0].aval.shape) == 1:
+        return functools.reduce(operator.mul, inputs)
+    summand = functools.reduce(operator.mul, inputs)
+    if not summand.free_symbols - {t} and not summand.atoms(sp.core.function.AppliedUndef):
+        return summand if primitive == "reduce_max" else n * summand
+    return (largest if primitive == "reduce_max" else over_weights)(summand)
+
+
+class Truth(sp.Symbol):
+    """A symbol that is true or false; SymPy's own symbols may stand for either."""
+
+
+def is_truth(value: Any) -> bool:
+    return isinstance(value, Relational | BooleanFunction | BooleanAtom | Truth)
+
+
+def _converted(value: Any, dtype: np.dtype) -> Any:
+    if is_truth(value):
+        return value if dtype == np.bool_ else _where(value, sp.Integer(0), sp.Integer(1))
+    return sp.Ne(value, 0) if dtype == np.bool_ else value
+
+
+def _where(condition: Any, otherwise: Any, then: Any) -> Any:
+    if not is_truth(condition):
+        condition = sp.Ne(condition, 0)
+    if condition in (sp.true, sp.false):
+        return then if condition == sp.true else otherwise
+    if is_truth(then) or is_truth(otherwise):
+        return sp.Or(sp.And(condition, then), sp.And(sp.Not(condition), otherwise))
+    return sp.Piecewise((then, condition), (otherwise, True))
+
+
+def _compare(relation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def compare(a: Any, b: Any) -> Any:
+        if is_truth(a) and is_truth(b):
+            same = sp.Equivalent(a, b)
+            return same if relation is sp.Eq else sp.Not(same)
+        for value, other, sign in ((a, b, 1), (b, a, -1)):
+            if value.is_Integer and value >= _SATURATED and other.has(t):  # a count that does not saturate
+                return sp.true if relation(sign, 0) else sp.false
+        return relation(a, b)
+
+    return compare
+
+
+def _exp(x: sp.Expr) -> sp.Expr:
+    """`exp(x)`, as a power of the step where a logarithm of a decay stands in `x`."""
+    if x.is_Mul:
+        factors, logs = list(x.args), [factor for factor in x.args if isinstance(factor, sp.log)]
+        if len(logs) == 1:
+            factors.remove(logs[0])
+            return logs[0].args[0] ** sp.Mul(*factors)
+        coefficient, steps = x.as_coeff_Mul()
+        if coefficient != 1 and steps.free_symbols <= {t}:
+            return number(math.exp(float(coefficient))) ** steps
+    return sp.exp(x)
+
+
+def _expm1(x: sp.Expr) -> sp.Expr:
+    return _exp(x) - 1
+
+
+def _divide(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+    return a / b
+
+
+def _bitwise(on_truths: Callable[..., Any]) -> Callable[..., Any]:
+    def meaning(*values: Any) -> Any:
+        if not all(map(is_truth, values)):
+            raise Inexpressible("and, or, not: of the bits of integers")
+        return on_truths(*values)
+
+    return meaning
+
+
+_PASSING = {
+    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy", "stop_gradient", "real", "conj", "pvary",
+    "convert_element_type", "reduce_precision", "sharding_constraint", "transpose", "device_put",
+}  # fmt: skip
+
+_OVER_WEIGHTS = {"reduce_sum", "reduce_max", "dot_general"}
+
+_LOOPS = {"while", "scan"}
+
+_MEANING: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "add_any": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": _divide,
+    "neg": operator.neg,
+    "pow": operator.pow,
+    "integer_pow": lambda x, *, y: x**y,
+    "square": lambda x: x**2,
+    "sqrt": sp.sqrt,
+    "rsqrt": lambda x: 1 / sp.sqrt(x),
+    "cbrt": sp.cbrt,
+    "exp": _exp,
+    "exp2": lambda x: 2**x,
+    "expm1": _expm1,
+    "log": sp.log,
+    "log1p": lambda x: sp.log(1 + x),
+    "sin": sp.sin,
+    "cos": sp.cos,
+    "tan": sp.tan,
+    "tanh": sp.tanh,
+    "erf": sp.erf,
+    "logistic": lambda x: 1 / (1 + sp.exp(-x)),
+    "abs": sp.Abs,
+    "sign": sp.sign,
+    "floor": sp.floor,
+    "ceil": sp.ceiling,
+    "max": sp.Max,
+    "min": sp.Min,
+    "clamp": lambda low, x, high: sp.Min(sp.Max(x, low), high),
+    "select_n": _where,
+    "is_finite": lambda x: sp.true,
+    "lt": _compare(sp.Lt),
+    "le": _compare(sp.Le),
+    "gt": _compare(sp.Gt),
+    "ge": _compare(sp.Ge),
+    "eq": _compare(sp.Eq),
+    "ne": _compare(sp.Ne),
+    "and": _bitwise(sp.And),
+    "or": _bitwise(sp.Or),
+    "not": _bitwise(sp.Not),
+}
+
+
+def _why_not(primitive: str) -> str:
+    if primitive in _LOOPS:
+        return f"{primitive}: loops, which no closed formula stands for"
+    if primitive.startswith(("random_", "threefry")):
+        return f"{primitive}: draws random numbers"
+    if primitive.startswith(("reduce_", "cum", "arg", "sort", "top_k", "dot_", "gather", "scatter", "dynamic_")):
+        return f"{primitive}: mixes the weights of a leaf in a way that has no sign here"
+    return f"{primitive}: has no formula for one weight here"

@@ -1,0 +1,79 @@
+"""A recurrence in numbers: its steps at given hyperparameters and gradients."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from optlab.equations import symbols
+from optlab.equations.interpret import n, t
+from optlab.equations.recurrence import Recurrence
+
+SCHEDULE = 0.01
+
+
+class Step(NamedTuple):
+    """The weight after a step, how far it moved, and the slots by their `after` symbols."""
+
+    weight: float
+    moved: float
+    slots: Mapping[sp.Symbol, float]
+
+
+def run(
+    found: Recurrence,
+    values: Mapping[sp.Symbol, float],
+    gradients: Sequence[float],
+    weight: float,
+    *,
+    held: bool = False,
+) -> list[Step]:
+    """The steps of a leaf of one weight, in float64; NaN where the equations have no real value.
+
+    Args:
+      values: of the hyperparameters; a schedule is `SCHEDULE` at every step.
+      held: whether every step begins at the same weight.
+    """
+    names = [*values, t, symbols.g, symbols.w, symbols.first_weight]
+    names += [symbol for slot in found.slots for symbol in (slot.before, slot.after)]
+    functions = [
+        sp.lambdify(names, one_weight(expression), modules=["math", {"sign": _sign}]) for expression in found.expressions
+    ]
+    known: dict[sp.Symbol, float] = dict.fromkeys(names, 0.0) | dict(values)
+    known |= {symbols.w: weight, symbols.first_weight: weight}
+    for slot in found.slots:
+        first = one_weight(slot.first).subs(known)
+        known[slot.before] = bool(first) if first in (sp.true, sp.false) else float(first)
+    steps = []
+    for number, gradient in enumerate(map(float, gradients), start=1):
+        known |= {t: number, symbols.g: gradient}
+        for slot, function in zip(found.slots, functions, strict=False):
+            known[slot.after] = _real(function, known, names)
+        moved = _real(functions[-1], known, names)
+        slots = {slot.after: known[slot.after] for slot in found.slots}
+        steps.append(Step(moved, moved - known[symbols.w], slots))
+        known |= {slot.before: known[slot.after] for slot in found.slots}
+        known[symbols.w] = weight if held else moved
+    return steps
+
+
+def one_weight(expression: sp.Expr) -> sp.Expr:
+    """`expression` for a leaf of one weight, where a sum over the weights is the weight's own term."""
+
+    def number(function: sp.Expr) -> sp.Expr:
+        return function.args[0] if function.func.__name__ in ("Σ", "largest") else sp.Float(SCHEDULE)
+
+    return expression.subs(n, 1).replace(lambda part: isinstance(part, AppliedUndef), number)
+
+
+def _real(function: Any, known: Mapping[sp.Symbol, float], names: Sequence[sp.Symbol]) -> float:
+    try:
+        return function(*(known[name] for name in names))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return math.nan
+
+
+def _sign(x: float) -> float:
+    return float(x > 0) - float(x < 0)
