@@ -1,5 +1,8 @@
 """optlab, an optimizer laboratory for JAX: optimizers built from atoms, and what moving one of them does."""
 
+import typing
+
+from optlab import extras
 from optlab.algebra import chain, divide, identity
 from optlab.decay import SITES, Decay, add_decayed_weights, add_l2_to_grad, shrink_weights
 from optlab.draw import draw
@@ -50,7 +53,15 @@ from optlab.rms import (
 from optlab.stable import divide_and_decay_stably
 from optlab.transform import Transform, atom
 
+if typing.TYPE_CHECKING:
+    from optlab.equations.comparison import compare
+    from optlab.equations.explanation import explain
+
 __version__ = "0.1.0"
+
+__getattr__ = extras.on_demand(
+    __name__, {"compare": "equations.comparison", "explain": "equations.explanation"}, extra="explain"
+)
 
 __all__ = [
     "SITES",
@@ -75,10 +86,12 @@ __all__ = [
     "atom",
     "bias_correct",
     "chain",
+    "compare",
     "decayed_max",
     "divide",
     "divide_and_decay_stably",
     "draw",
+    "explain",
     "heavy_ball",
     "identity",
     "interpolate_ema",

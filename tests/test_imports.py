@@ -26,7 +26,7 @@ def test_the_core_brings_in_jax_and_optax_and_nothing_of_the_lab():
     modules = _imported_by("import optlab")
     assert {"jax", "optax", "optlab.algebra", "optlab.optimizers"} <= modules
     assert modules & HEAVY == set()
-    assert not {name for name in modules if re.match(r"optlab\.(lab|explain|cli)\b", name)}
+    assert not {name for name in modules if re.match(r"optlab\.(lab|equations|blackbox|cli)\b", name)}
     peers = _imported_by("import jax, optax, chex")
     assert {name.partition(".")[0] for name in modules - peers} == {"optlab"}
 
@@ -49,7 +49,25 @@ def test_the_table_of_contents_is_whole_and_in_order():
     public_names = {
         name for name, value in vars(optlab).items() if not name.startswith("_") and not inspect.ismodule(value)
     }
-    assert public_names == set(optlab.__all__)
+    assert public_names | {"compare", "explain"} == set(optlab.__all__)
+
+
+def test_what_needs_an_extra_is_imported_when_asked_for_and_names_the_extra_when_missing():
+    assert "optlab.equations" not in _imported_by("import optlab")
+    assert "optlab.equations.explanation" in _imported_by("import optlab; optlab.explain")
+    without = """
+import sys
+sys.modules["sympy"] = None
+import optlab
+try:
+    optlab.explain
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=True, timeout=120)
+    assert result.stdout == "optlab.explain needs sympy: pip install 'optlab[explain]'\n"
+    with pytest.raises(AttributeError, match=r"^module 'optlab' has no attribute 'explian'$"):
+        optlab.explian  # noqa: B018  # pyright: ignore
 
 
 @pytest.mark.parametrize("name", [name for name in optlab.__all__ if callable(getattr(optlab, name))])

@@ -8,6 +8,7 @@ import sympy as sp
 
 from optlab.equations import printing, symbols
 from optlab.equations.hats import corrections, with_hats
+from optlab.equations.interpret import Formula
 from optlab.equations.recurrence import Recurrence, recurrence
 from optlab.equations.regime import Regime, regime_of
 
@@ -24,7 +25,7 @@ class Explanation:
     """
 
     recurrence: Recurrence
-    equations: tuple[sp.Eq, ...]
+    equations: tuple[Formula, ...]
 
     @functools.cached_property
     def regime(self) -> Regime:
@@ -72,7 +73,7 @@ class Explanation:
 
 
 def explain(x: Any) -> Explanation:
-    """The equations `s_t = ...;  w_t = ...` of one step, read off the computation that JAX traces, never written by hand.
+    """`s_t = ...;  w_t = ...`, the equations of one step, read off the computation that JAX traces.
 
     Args:
       x: an optax or optlab transform, whose hyperparameters stand in the equations as numbers; or a function that
@@ -92,7 +93,7 @@ def explain(x: Any) -> Explanation:
     return Explanation(found, _equations(found))
 
 
-def _equations(found: Recurrence) -> tuple[sp.Eq, ...]:
+def _equations(found: Recurrence) -> tuple[Formula, ...]:
     hats = corrections(found)
     equations = []
     for slot in found.slots:

@@ -3,10 +3,10 @@
 import sympy as sp
 
 from optlab.equations import symbols
-from optlab.equations.interpret import t
+from optlab.equations.interpret import Formula, t
 from optlab.equations.recurrence import Recurrence
 
-Hats = dict[sp.Symbol, tuple[sp.Symbol, sp.Expr]]
+Hats = dict[sp.Symbol, tuple[sp.Symbol, Formula]]
 
 
 def corrections(found: Recurrence) -> Hats:
@@ -21,16 +21,16 @@ def corrections(found: Recurrence) -> Hats:
     return hats
 
 
-def is_weight_sum(divisor: sp.Expr) -> bool:
+def is_weight_sum(divisor: Formula) -> bool:
     """Whether it is `1 - b**t`."""
     power = 1 - divisor
     return power.is_Pow and power.exp == t and not power.base.has(t)
 
 
-def with_hats(expression: sp.Expr, hats: Hats) -> sp.Expr:
+def with_hats(expression: Formula, hats: Hats) -> Formula:
     """`expression` with hats for the corrected slots."""
 
-    def replaced(product: sp.Expr) -> sp.Expr:
+    def replaced(product: Formula) -> Formula:
         factors = list(product.args)
         for slot, (hat, divisor) in hats.items():
             if slot in factors and 1 / divisor in factors:

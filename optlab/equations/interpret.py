@@ -12,6 +12,9 @@ from jax.extend import core as extended
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 
+Formula = Any
+"""A SymPy expression or truth; SymPy's own annotations don't say which attributes it has."""
+
 SIZE = 7919
 """Weights of the traced leaf: a number that no optimizer holds, so that a division by the number of weights shows."""
 
@@ -27,7 +30,7 @@ class Inexpressible(ValueError):
     """The computation can't be written as the recurrence of one weight; the message says which part of it."""
 
 
-def number(value: Any) -> sp.Expr:
+def number(value: Any) -> Formula:
     """A constant as the decimal that it was meant to be: 1 - 0.9 is 0.1."""
     dtype = np.asarray(value).dtype
     if dtype == np.bool_:
@@ -52,7 +55,7 @@ class Reading:
     """
 
     def __init__(self) -> None:
-        self.definitions: dict[sp.Symbol, sp.Expr] = {}
+        self.definitions: dict[sp.Symbol, Formula] = {}
 
     def read(
         self, closed: extended.ClosedJaxpr, arguments: Sequence[Any], names: Sequence[sp.Symbol | None]
@@ -127,7 +130,7 @@ def _names_behind_casts(jaxpr: extended.Jaxpr, names: Sequence[sp.Symbol | None]
     return named
 
 
-def _constant(value: Any) -> sp.Expr:
+def _constant(value: Any) -> Formula:
     array = np.asarray(value)
     if array.size == 0 or np.any(array != array.flat[0]):
         raise Inexpressible("a constant array: its entries differ, so the weights of a leaf are not treated alike")
@@ -159,7 +162,7 @@ def _shape(shape: Sequence[int]) -> str:
     return "(" + ", ".join("N" if size == SIZE else str(size) for size in shape) + ")"
 
 
-def _reduced(primitive: str, equation: Any, inputs: list[Any]) -> sp.Expr:
+def _reduced(primitive: str, equation: Any, inputs: list[Any]) -> Formula:
     """A sum or a maximum over the weights of the leaf."""
     if math.prod(equation.invars[0].aval.shape) == 1:
         return functools.reduce(operator.mul, inputs)
@@ -206,7 +209,7 @@ def _compare(relation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return compare
 
 
-def _exp(x: sp.Expr) -> sp.Expr:
+def _exp(x: Formula) -> Formula:
     """`exp(x)`, as a power of the step where a logarithm of a decay stands in `x`."""
     if x.is_Mul:
         factors, logs = list(x.args), [factor for factor in x.args if isinstance(factor, sp.log)]
@@ -219,11 +222,11 @@ def _exp(x: sp.Expr) -> sp.Expr:
     return sp.exp(x)
 
 
-def _expm1(x: sp.Expr) -> sp.Expr:
+def _expm1(x: Formula) -> Formula:
     return _exp(x) - 1
 
 
-def _divide(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+def _divide(a: Formula, b: Formula) -> Formula:
     return a / b
 
 

@@ -1,14 +1,14 @@
 """A recurrence in numbers: its steps at given hyperparameters and gradients."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from optlab.equations import symbols
-from optlab.equations.interpret import n, t
+from optlab.equations.interpret import Formula, n, t
 from optlab.equations.recurrence import Recurrence
 
 SCHEDULE = 0.01
@@ -25,7 +25,7 @@ class Step(NamedTuple):
 def run(
     found: Recurrence,
     values: Mapping[sp.Symbol, float],
-    gradients: Sequence[float],
+    gradients: Iterable[float],
     weight: float,
     *,
     held: bool = False,
@@ -39,7 +39,8 @@ def run(
     names = [*values, t, symbols.g, symbols.w, symbols.first_weight]
     names += [symbol for slot in found.slots for symbol in (slot.before, slot.after)]
     functions = [
-        sp.lambdify(names, one_weight(expression), modules=["math", {"sign": _sign}]) for expression in found.expressions
+        sp.lambdify(names, one_weight(expression), modules=["math", {"sign": _sign}])
+        for expression in found.expressions
     ]
     known: dict[sp.Symbol, float] = dict.fromkeys(names, 0.0) | dict(values)
     known |= {symbols.w: weight, symbols.first_weight: weight}
@@ -59,13 +60,19 @@ def run(
     return steps
 
 
-def one_weight(expression: sp.Expr) -> sp.Expr:
+def one_weight(expression: Formula) -> Formula:
+    """`expression` for a leaf of one weight, at schedules of `SCHEDULE`."""
+    return without_sums(expression).replace(
+        lambda part: isinstance(part, AppliedUndef), lambda part: sp.Float(SCHEDULE)
+    )
+
+
+def without_sums(expression: Formula) -> Formula:
     """`expression` for a leaf of one weight, where a sum over the weights is the weight's own term."""
-
-    def number(function: sp.Expr) -> sp.Expr:
-        return function.args[0] if function.func.__name__ in ("Σ", "largest") else sp.Float(SCHEDULE)
-
-    return expression.subs(n, 1).replace(lambda part: isinstance(part, AppliedUndef), number)
+    return expression.subs(n, 1).replace(
+        lambda part: isinstance(part, AppliedUndef) and part.func.__name__ in ("Σ", "largest"),
+        lambda part: part.args[0],
+    )
 
 
 def _real(function: Any, known: Mapping[sp.Symbol, float], names: Sequence[sp.Symbol]) -> float:

@@ -5,66 +5,69 @@ from typing import Any
 import sympy as sp
 from sympy.core.function import AppliedUndef
 from sympy.printing.latex import LatexPrinter
-from sympy.printing.precedence import PRECEDENCE, precedence
+from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from optlab.equations import symbols
+from optlab.equations.interpret import Formula
 
 _RAISED = str.maketrans("0123456789+-t ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵗ\0", "")
 _RELATIONS = {"==": "=", "!=": "≠", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
 
 
-def decimal(value: float | sp.Rational) -> str:
+def decimal(value: Formula) -> str:
     """A number as people write it: 1e-8, 0.999."""
     return f"{float(value):.12g}".replace("e-0", "e-")
 
 
-def _is_constant(expression: sp.Expr) -> bool:
+def _is_constant(expression: Formula) -> bool:
     """Whether only hyperparameters stand in it, or a schedule."""
     if expression.is_Number:
         return False
-    return isinstance(expression, AppliedUndef) and expression.func.__name__ != "Σ" or all(
+    return (isinstance(expression, AppliedUndef) and expression.func.__name__ != "Σ") or all(
         symbol.is_positive and not symbol.is_integer for symbol in expression.free_symbols
     )
 
 
-def _in_order(terms: list[sp.Expr]) -> list[sp.Expr]:
+def _in_order(terms: list[Formula]) -> list[Formula]:
     """The terms of a sum as papers write them: the weight first, a guard last, what is subtracted after the rest."""
 
-    def key(term: sp.Expr) -> tuple[bool, bool, bool]:
+    def key(term: Formula) -> tuple[bool, bool, bool]:
         return term.could_extract_minus_sign(), term != symbols.w, _is_constant(term)
 
     return sorted(terms, key=key)
 
 
-def _split(product: sp.Mul) -> tuple[sp.Rational, list[sp.Expr], list[sp.Expr]]:
+def _split(product: Formula) -> tuple[Formula, list[Formula], list[Formula]]:
     """The number in front, and the factors above and below the line, sums last."""
     number, rest = product.as_coeff_Mul()
-    factors = sorted(sp.Mul.make_args(rest), key=lambda factor: (factor.is_Add, not _is_constant(factor)))
+    factors: list[Formula] = sorted(
+        sp.Mul.make_args(rest), key=lambda factor: (factor.is_Add, not _is_constant(factor))
+    )
     below = [1 / factor for factor in factors if factor.is_Pow and factor.exp.could_extract_minus_sign()]
     above = [factor for factor in factors if not (factor.is_Pow and factor.exp.could_extract_minus_sign())]
     return number, above, below
 
 
-def _is_root(expression: sp.Expr) -> bool:
+def _is_root(expression: Formula) -> bool:
     return expression.is_Pow and expression.exp == sp.Rational(1, 2)
 
 
 class _Text(StrPrinter):
-    def _print_Symbol(self, expr: sp.Symbol) -> str:
+    def _print_Symbol(self, expr: Formula) -> str:
         return symbols.unicode(expr)
 
     _print_Truth = _print_Symbol
 
-    def _print_Rational(self, expr: sp.Rational) -> str:
+    def _print_Rational(self, expr: Formula) -> str:
         return decimal(abs(expr)) if expr >= 0 else f"−{decimal(-expr)}"
 
     _print_Integer = _print_Rational
 
-    def _print_Float(self, expr: sp.Float) -> str:
+    def _print_Float(self, expr: Formula) -> str:
         return decimal(expr)
 
-    def _print_Add(self, expr: sp.Add, order: Any = None) -> str:
+    def _print_Add(self, expr: Formula, order: Any = None) -> str:
         text = ""
         for term in _in_order(list(self._as_ordered_terms(expr, order=order))):
             minus = term.could_extract_minus_sign()
@@ -72,7 +75,7 @@ class _Text(StrPrinter):
             text += f" − {shown}" if minus and text else f"−{shown}" if minus else f" + {shown}" if text else shown
         return text
 
-    def _print_Mul(self, expr: sp.Mul) -> str:
+    def _print_Mul(self, expr: Formula) -> str:
         number, above, below = _split(expr)
         shown = [self.parenthesize(factor, PRECEDENCE["Mul"]) for factor in above]
         if abs(number) != 1 or not shown:
@@ -84,7 +87,7 @@ class _Text(StrPrinter):
         under = [self._print(factor) if _is_root(factor) else self.parenthesize(factor, level) for factor in below]
         return f"{text}/{under[0]}" if len(under) == 1 else f"{text}/({'·'.join(under)})"
 
-    def _print_Pow(self, expr: sp.Pow, rational: bool = False) -> str:
+    def _print_Pow(self, expr: Formula, rational: bool = False) -> str:
         base, exponent = expr.as_base_exp()
         if exponent.is_Rational and exponent.q == 2 and exponent.p in (1, -1):
             inside = self._print(base)
@@ -98,19 +101,19 @@ class _Text(StrPrinter):
             return inside + raised.translate(_RAISED)
         return f"{inside}^({self._print(exponent)})"
 
-    def _print_Pi(self, expr: sp.Expr) -> str:
+    def _print_Pi(self, expr: Formula) -> str:
         return "π"
 
-    def _print_Abs(self, expr: sp.Abs) -> str:
+    def _print_Abs(self, expr: Formula) -> str:
         return f"|{self._print(expr.args[0])}|"
 
-    def _print_Max(self, expr: sp.Max) -> str:
+    def _print_Max(self, expr: Formula) -> str:
         return f"max({', '.join(sorted(map(self._print, expr.args)))})"
 
-    def _print_Min(self, expr: sp.Min) -> str:
+    def _print_Min(self, expr: Formula) -> str:
         return f"min({', '.join(sorted(map(self._print, expr.args)))})"
 
-    def _print_Piecewise(self, expr: sp.Piecewise) -> str:
+    def _print_Piecewise(self, expr: Formula) -> str:
         *cases, last = [(self._print(value), self._print(condition)) for value, condition in expr.args]
         final = f"{last[0]} otherwise" if last[1] == "True" else f"{last[0]} if {last[1]}"
         return "{" + "; ".join([*(f"{value} if {condition}" for value, condition in cases), final]) + "}"
@@ -121,27 +124,27 @@ class _Text(StrPrinter):
     _print_Equality = _print_Relational
     _print_Unequality = _print_Relational
 
-    def _print_And(self, expr: sp.And) -> str:
+    def _print_And(self, expr: Formula) -> str:
         return " and ".join(self.parenthesize(part, PRECEDENCE["And"]) for part in expr.args)
 
-    def _print_Or(self, expr: sp.Or) -> str:
+    def _print_Or(self, expr: Formula) -> str:
         return " or ".join(self.parenthesize(part, PRECEDENCE["Or"]) for part in expr.args)
 
-    def _print_Not(self, expr: sp.Not) -> str:
+    def _print_Not(self, expr: Formula) -> str:
         return f"not {self.parenthesize(expr.args[0], PRECEDENCE['Not'])}"
 
 
 class _Latex(LatexPrinter):
-    def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
+    def _print_Symbol(self, expr: Formula, style: str = "plain") -> str:
         return symbols.latex(expr)
 
     _print_Truth = _print_Symbol
 
-    def _print_Rational(self, expr: sp.Rational) -> str:
+    def _print_Rational(self, expr: Formula) -> str:
         mantissa, _, exponent = decimal(expr).partition("e")
         return rf"{mantissa} \cdot 10^{{{int(exponent)}}}" if exponent else mantissa
 
-    def _print_Add(self, expr: sp.Add, order: Any = None) -> str:
+    def _print_Add(self, expr: Formula, order: Any = None) -> str:
         text = ""
         for term in _in_order(list(self._as_ordered_terms(expr, order=order))):
             minus = term.could_extract_minus_sign()
@@ -149,13 +152,13 @@ class _Latex(LatexPrinter):
             text += f" - {shown}" if minus else f" + {shown}" if text else shown
         return text.strip()
 
-    def _print_Mul(self, expr: sp.Mul) -> str:
+    def _print_Mul(self, expr: Formula) -> str:
         number, above, below = _split(expr)
         if below or number.is_Integer:
             return super()._print_Mul(expr)
         return f"{self._print(number)}\\,{self.parenthesize(sp.Mul(*above), PRECEDENCE['Mul'])}"
 
-    def _print_Function(self, expr: sp.Function, exp: Any = None) -> str:
+    def _print_Function(self, expr: Formula, exp: Any = None) -> str:
         name = {"Σ": r"\textstyle\sum", "η": r"\eta", "λ": r"\lambda"}.get(expr.func.__name__)
         if name is None:
             return super()._print_Function(expr, exp)
@@ -163,10 +166,10 @@ class _Latex(LatexPrinter):
         return shown if exp is None else rf"\left({shown}\right)^{{{exp}}}"
 
 
-def text(expression: sp.Basic) -> str:
+def text(expression: Formula) -> str:
     """One line of Unicode."""
     return _Text()._print(expression)
 
 
-def latex(expression: sp.Basic) -> str:
+def latex(expression: Formula) -> str:
     return _Latex({"mul_symbol": r"\,"})._print(expression)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,8 +18,9 @@ from jax.extend import core
 
 from optlab import hyperparameters
 from optlab.equations import symbols
-from optlab.equations.interpret import SIZE, Inexpressible, Reading, t
+from optlab.equations.interpret import SIZE, Formula, Inexpressible, Reading, t
 from optlab.transform import Transform, describe, rebuild
+
 
 class Untraceable(Inexpressible):
     """Python code behind the transform raised while it was traced."""
@@ -42,8 +44,8 @@ class Slot:
     path: str
     before: sp.Symbol
     after: sp.Symbol
-    first: sp.Expr
-    new: sp.Expr
+    first: Formula
+    new: Formula
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,18 +63,18 @@ class Recurrence:
     """
 
     name: str
-    weight: sp.Expr
+    weight: Formula
     slots: tuple[Slot, ...]
     hyperparameters: Mapping[str, sp.Symbol]
     defaults: Mapping[str, float]
     held: Mapping[str, Any]
 
     @property
-    def expressions(self) -> tuple[sp.Expr, ...]:
+    def expressions(self) -> tuple[Formula, ...]:
         """What the slots become, and the new weight."""
         return (*(slot.new for slot in self.slots), self.weight)
 
-    def subs(self, replacements: Mapping[sp.Basic, Any]) -> "Recurrence":
+    def subs(self, replacements: Mapping[Formula, Any]) -> "Recurrence":
         """The recurrence with symbols of the hyperparameters replaced."""
         slots = tuple(
             dataclasses.replace(slot, first=slot.first.xreplace(replacements), new=slot.new.xreplace(replacements))
@@ -92,7 +94,7 @@ def recurrence(x: Any) -> Recurrence:
         return _read(describe(x), lambda numbers: _with_schedule_letters(x), {}, {}, {})
     x = _by_keyword(x)
     numbers, fixed = _arguments(x)
-    name = getattr(x, "__name__", None) or getattr(getattr(x, "func", None), "__name__", type(x).__name__)
+    name = _name(x)
 
     def attempt(held: Mapping[str, Any]) -> Recurrence:
         free = {key: default for key, default in numbers.items() if key not in held}
@@ -108,6 +110,31 @@ def recurrence(x: Any) -> Recurrence:
         return attempt({})
     with_default = {key: value for key, value in numbers.items() if value is not None}
     return attempt({key: value for key, value in with_default.items() if not _may_be_traced(x, key, numbers, fixed)})
+
+
+def instance(x: Any, typical: Mapping[str, float]) -> tuple[str, Made, dict[str, float]]:
+    """A transform to run, with its name: `x` itself, or what it makes of its defaults and of typical numbers.
+
+    Raises:
+      ValueError: an argument has neither.
+    """
+    if _is_transform(x):
+        return describe(x), x, {}
+    x = _by_keyword(x)
+    numbers, _ = _arguments(x)
+    name = _name(x)
+    chosen = {}
+    for key, default in numbers.items():
+        if default is None and key not in typical:
+            raise ValueError(f"{name}: {key} has no default; bind it with functools.partial to run the transform")
+        if default is None:
+            chosen[key] = typical[key]
+    return name, _require_transform(x(**chosen)), chosen
+
+
+def _name(x: Any) -> str:
+    x = x.func if isinstance(x, functools.partial) else x
+    return getattr(x, "__name__", type(x).__name__)
 
 
 def _is_transform(x: Any) -> bool:
@@ -157,7 +184,8 @@ def _arguments(x: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _may_be_traced(x: Maker, key: str, numbers: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
     def make(values: Mapping[str, Any]) -> Made:
-        return x(**fixed, **{name: value for name, value in numbers.items() if value is not None} | values)
+        defaults = {name: value for name, value in numbers.items() if value is not None}
+        return x(**fixed, **{**defaults, **values})
 
     free = [key, *(name for name, value in numbers.items() if value is None)]
     try:
@@ -195,7 +223,7 @@ def _with_schedule_letters(tx: Made) -> Made:
 
 
 @contextlib.contextmanager
-def _exact() -> Iterator[None]:
+def exact() -> Iterator[None]:
     """Float64 and every promotion, so that no rounding of a hyperparameter and no cast of a peer stands in the way."""
     with (
         jax.enable_x64(True),
@@ -213,7 +241,7 @@ def _traced(
     """The computations of `init` and of a step, and the leaves of the state with their paths."""
     scalar = jax.ShapeDtypeStruct((), np.dtype("float64"))
     leaf = jax.ShapeDtypeStruct((SIZE,), np.dtype("float64"))
-    numbers = {name: scalar for name in names}
+    numbers = dict.fromkeys(names, scalar)
 
     def init(values: Any, weight: Any) -> Any:
         return make(values).init(weight)
@@ -223,7 +251,7 @@ def _traced(
         return optax.apply_updates(weight, updates), state
 
     try:
-        with _exact():
+        with exact():
             start, state = jax.make_jaxpr(init, return_shape=True)(numbers, leaf)
             body, (moved, after) = jax.make_jaxpr(step, return_shape=True)(numbers, state, leaf, leaf)
     except Exception as error:
@@ -250,9 +278,7 @@ def _read(
         firsts = Reading().read(start, [*values, symbols.w], [None] * len(leaves))
         slots = _blank_slots(leaves, firsts)
         names = [None if slot is None else slot.after for slot in slots]
-        olds = [
-            t - 1 + first if slot is None else slot.before for slot, first in zip(slots, firsts, strict=True)
-        ]
+        olds = [t - 1 + first if slot is None else slot.before for slot, first in zip(slots, firsts, strict=True)]
         weight, *news = reading.read(body, [*values, *olds, symbols.g, symbols.w], [None, *names])
     except Inexpressible as error:
         raise type(error)(f"{name} can't be written as the recurrence of one weight: {error}") from error.__cause__

@@ -10,7 +10,7 @@ from sympy.core.function import AppliedUndef
 
 from optlab.equations import printing, symbols
 from optlab.equations.hats import Hats, corrections, with_hats
-from optlab.equations.interpret import t
+from optlab.equations.interpret import Formula, t
 from optlab.equations.numeric import Step, run
 from optlab.equations.recurrence import Recurrence, Slot
 
@@ -88,10 +88,10 @@ class _DecayReader:
         self.to_start = any(e.has(symbols.first_weight) for e in replaced)
         self.named = any(e.has(DECAY) for e in replaced)
 
-    def _open(self, expression: sp.Expr) -> sp.Expr:
+    def _open(self, expression: Formula) -> Formula:
         """`expression` where every condition on the weight holds."""
 
-        def branch(piecewise: sp.Piecewise) -> sp.Expr:
+        def branch(piecewise: Formula) -> Formula:
             if not any(condition.has(symbols.w) for _, condition in piecewise.args):
                 return piecewise
             value, condition = next((pair for pair in piecewise.args if pair[0] != 0), piecewise.args[0])
@@ -106,11 +106,11 @@ class _DecayReader:
         return [slot for slot, new in self.news.items() if new.has(symbols.w)]
 
     @property
-    def direct(self) -> sp.Expr:
+    def direct(self) -> Formula:
         """What the update takes from the weight beside its slots."""
         return sp.diff(self.update, symbols.w)
 
-    def in_gradient(self) -> sp.Expr | None:
+    def in_gradient(self) -> Formula | None:
         """c, where the weight is seen only as part of `g + c*w`."""
         for candidate in [DECAY] if self.named else self._ratios():
             shifted = {symbols.g: symbols.g - candidate * symbols.w}
@@ -119,7 +119,7 @@ class _DecayReader:
                 return candidate
         return None
 
-    def _ratios(self) -> list[sp.Expr]:
+    def _ratios(self) -> list[Formula]:
         parts = [part for part in (*self.news.values(), self.update) if part.has(symbols.w) and part.has(symbols.g)]
         ratios = [sp.simplify(sp.diff(part, symbols.w) / sp.diff(part, symbols.g)) for part in parts]
         return [ratio for ratio in ratios if ratio.is_Number]
@@ -159,7 +159,7 @@ class _DecayReader:
             return f"second_moment: only {_names(seen_by)} sees the weight"
         return f"in {_names(seen_by)}"
 
-    def _decoupled(self, direct: sp.Expr) -> str:
+    def _decoupled(self, direct: Formula) -> str:
         if self._grows(direct):
             return "after the learning rate with the wrong sign: weights grow (the sign trap)"
         if not self.named and self.found.hyperparameters:
@@ -174,7 +174,7 @@ class _DecayReader:
             "proximal": "proximal: decoupled, after the step, (w − η·u)/(1 + κ)",
         }.get(self._law(direct), "decoupled, by a law of its own")
 
-    def _law(self, direct: sp.Expr) -> str:
+    def _law(self, direct: Formula) -> str:
         rest = self.update - direct * symbols.w
         ratio = _at_random(rest / rest.subs(DECAY, 0), 1) if rest.subs(DECAY, 0) != 0 else 1.0
         if math.isclose(ratio, 1, rel_tol=1e-9):
@@ -183,12 +183,12 @@ class _DecayReader:
             return "after" if self._kappa(direct) is not None else "proximal"
         return "other"
 
-    def _kappa(self, direct: sp.Expr) -> sp.Expr | None:
+    def _kappa(self, direct: Formula) -> Formula | None:
         """κ/λ of a decay linear in λ."""
         kappa = sp.simplify(-direct / DECAY)
         return None if kappa.has(DECAY) else kappa
 
-    def _grows(self, direct: sp.Expr) -> bool:
+    def _grows(self, direct: Formula) -> bool:
         return not direct.has(symbols.w) and _at_random(direct, 1) > 0
 
     def coupling(self) -> str:
@@ -208,16 +208,16 @@ class _DecayReader:
         by = "multiplied by the learning rate" if _has_rate(kappa) else "not multiplied by the learning rate"
         return f"{by}{beside}: κ = {self._shown(kappa * DECAY)}"
 
-    def _shown(self, expression: sp.Expr) -> str:
+    def _shown(self, expression: Formula) -> str:
         back = {letter: function for function, letter in self.sums.items()}
         return printing.text(with_hats(expression.xreplace(back), corrections(self.found)))
 
 
-def _has_rate(kappa: sp.Expr) -> bool:
+def _has_rate(kappa: Formula) -> bool:
     return kappa.has(RATE) or any(function.func.__name__ == "η" for function in kappa.atoms(AppliedUndef))
 
 
-def _times_w(c: sp.Expr) -> str:
+def _times_w(c: Formula) -> str:
     return printing.text(c * sp.Symbol("w_", real=True)).replace("w_", "w")
 
 
@@ -225,7 +225,7 @@ def _names(slots: Sequence[Slot]) -> str:
     return " and ".join(symbols.unicode(slot.after) for slot in slots)
 
 
-def _at_random(expression: sp.Expr, seed: int) -> float:
+def _at_random(expression: Formula, seed: int) -> float:
     """The value at positive numbers drawn for all symbols."""
     draws = np.random.default_rng(seed).uniform(0.1, 0.9, 100)
     functions = {f: sp.Float(draw) for f, draw in zip(expression.atoms(AppliedUndef), draws, strict=False)}
@@ -265,7 +265,9 @@ def _end(found: Recurrence, gradients: np.ndarray) -> Step:
     The weight stays at zero, where nothing decays, or at one where its size multiplies the step.
     """
     by_size = any(f.has(symbols.w) for e in found.expressions for f in e.atoms(AppliedUndef))
-    values = {symbol: found.defaults.get(name, TYPICAL.get(symbol, 0.5)) for name, symbol in found.hyperparameters.items()}
+    values = {
+        symbol: found.defaults.get(name, TYPICAL.get(symbol, 0.5)) for name, symbol in found.hyperparameters.items()
+    }
     return run(found, values | {DECAY: 0.0}, gradients, weight=float(by_size), held=True)[-1]
 
 
@@ -279,7 +281,7 @@ def _scale(found: Recurrence) -> str:
         return "scale-free: gradients a thousand times as large give the same step"
     if math.isclose(ratio, 1000, rel_tol=1e-2):
         return "proportional to the gradient"
-    return f"neither scale-free nor proportional: gradients a thousand times as large make the step {ratio:.3g} times as large"
+    return f"neither scale-free nor proportional: a thousand times the gradient gives {ratio:.3g} times the step"
 
 
 def _correction(found: Recurrence, hats: Hats) -> str:
@@ -287,7 +289,7 @@ def _correction(found: Recurrence, hats: Hats) -> str:
     parts = [f"{symbols.unicode(slot)} by {printing.text(hats[slot][1])}" for slot in slots if slot in hats]
     others = {
         1 / power
-        for expression in map(lambda e: with_hats(e, hats), found.expressions)
+        for expression in (with_hats(e, hats) for e in found.expressions)
         for power in expression.atoms(sp.Pow)
         if power.exp == -1 and (1 - power.base).is_Pow and not (1 - power.base).base.has(t) and power.base.has(t)
     }
@@ -328,7 +330,7 @@ def _epsilon(found: Recurrence, hats: Hats) -> str:
     return "; ".join(places) or "none"
 
 
-def _is_guard(term: sp.Expr) -> bool:
+def _is_guard(term: Formula) -> bool:
     return term in GUARDS or (term.is_Number and 0 < term < sp.Rational(1, 20))
 
 

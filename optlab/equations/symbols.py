@@ -1,11 +1,11 @@
 """The letters of the papers: for hyperparameters by their names, for slots by where they stand in the state."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import sympy as sp
 
-from optlab.equations.interpret import Truth
+from optlab.equations.interpret import Formula, Truth
 
 HYPERPARAMETERS = {
     "learning_rate": "eta",
@@ -38,7 +38,8 @@ HYPERPARAMETERS = {
 }
 
 GREEK = {
-    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "lambda": "λ", "mu": "μ", "rho": "ρ",
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "lambda": "λ", "mu": "μ",
+    "rho": "ρ",
 }  # fmt: skip
 
 _AT_STEP = {"w": "w_{t-1}", "g": "g_t"}
@@ -53,6 +54,11 @@ first_weight = sp.Symbol("w_0", real=True)
 def hyperparameter(name: str) -> sp.Symbol:
     """The symbol of a hyperparameter; decays, rates and guards are positive."""
     return sp.Symbol(HYPERPARAMETERS.get(name, name), positive=True)
+
+
+def is_decay(symbol: Formula) -> bool:
+    """Whether it is a hyperparameter between 0 and 1."""
+    return isinstance(symbol, sp.Symbol) and re.fullmatch(r"beta(_\d)?|mu|rho", symbol.name) is not None
 
 
 _FIRST_MOMENTS = {"mu", "m", "ema", "trace", "momentum", "average", "mean"}
@@ -102,7 +108,9 @@ def unicode(symbol: sp.Symbol) -> str:
         if name.endswith(ending):
             return name.removesuffix(ending) + sign
     head, tail = _greek(name)
-    return GREEK[head] + tail.translate(_SUBSCRIPTS) if head else name.replace("_0", "₀")
+    if head or re.fullmatch(r"[gsw]_\d+", name):
+        return GREEK.get(head, name[0]) + (tail or name[2:] * (not head)).translate(_SUBSCRIPTS)
+    return name
 
 
 def latex(symbol: sp.Symbol) -> str:
@@ -115,7 +123,7 @@ def latex(symbol: sp.Symbol) -> str:
     head, tail = _greek(name)
     if head:
         return (r"\varepsilon" if head == "epsilon" else rf"\{head}") + (f"_{{{tail}}}" if tail else "")
-    return name if name.endswith("_0") else _roman(name)
+    return f"{name[0]}_{{{name[2:]}}}" if re.fullmatch(r"[gsw]_\d+", name) else _roman(name)
 
 
 def _greek(name: str) -> tuple[str, str]:
