@@ -1,4 +1,4 @@
-"""The command line: `optlab study`, `optlab report`, `optlab bench`."""
+"""The command line: `optlab explain`, `compare`, `study`, `report`, `bench`."""
 
 import argparse
 import json
@@ -48,7 +48,21 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="optlab", description="An optimizer laboratory for JAX.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="study | report | bench")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="explain | compare | study | report | bench"
+    )
+
+    named = "adamw, optax.adamw, or package.module:factory"
+    explain = commands.add_parser("explain", help="print the equations of an optimizer, and its regime in words")
+    explain.add_argument("optimizer", help=named)
+    explain.add_argument("--latex", action="store_true", help="print the equations as LaTeX instead")
+    explain.set_defaults(run=_explain)
+
+    compare = commands.add_parser("compare", help="prove two optimizers equal, or show where they part")
+    compare.add_argument("optimizer", help=named)
+    compare.add_argument("other", help=named)
+    compare.add_argument("--steps", type=int, default=3, help="how many steps (default: 3)")
+    compare.set_defaults(run=_compare)
 
     study = commands.add_parser("study", help="train over a grid of rates and decays, and write maps and a report")
     study.add_argument("name", choices=STUDIES, help="decay: where the weight decay of Adam acts")
@@ -103,6 +117,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         if in_main_thread:
             signal.signal(signal.SIGINT, before)
     return 0
+
+
+def _named(name: str) -> Any:
+    from optlab.names import UnknownName, resolve
+
+    try:
+        return resolve(name)
+    except UnknownName as error:
+        raise UsageError(str(error)) from None
+
+
+def _needs_explain(command: str) -> None:
+    try:
+        import scipy
+        import sympy
+    except ImportError as error:
+        raise UsageError(f"{command} needs {error.name}: pip install 'optlab[explain]'") from None
+    del scipy, sympy
+
+
+def _explain(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    _needs_explain("explain")
+    from optlab.equations.explanation import explain
+
+    try:
+        found = explain(_named(options.optimizer))
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    print(found.latex if options.latex else found.text)
+
+
+def _compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    _needs_explain("compare")
+    from optlab.equations.comparison import compare
+
+    try:
+        print(compare(_named(options.optimizer), _named(options.other), options.steps))
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
 
 
 def _needs_lab(command: str) -> None:
