@@ -45,6 +45,14 @@ def test_readme_blocks_run_in_order() -> None:
     run("-c", "\n".join(blocks))
 
 
+COMMANDS = re.findall(r"^\$ optlab (.*)\n((?:(?!```|\$ ).*\n)*)", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "said"), COMMANDS, ids=[command for command, _ in COMMANDS])
+def test_readme_shows_what_the_command_line_prints(command: str, said: str) -> None:
+    assert run("-m", "optlab", *command.split()) == said
+
+
 def test_readme_findings_are_in_the_data() -> None:
     data = results.load(ROOT / "examples" / "studies" / "decay" / "results.nc")
     found = " ".join(README[README.index("## What we found") : README.index("One task, one small")].split())

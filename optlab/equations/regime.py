@@ -314,7 +314,7 @@ def _epsilon(found: Recurrence, hats: Hats) -> str:
     places: dict[str, None] = {}
     for slot, whole in zip((*found.slots, None), found.expressions, strict=True):
         expression = with_hats(whole, hats)
-        for total in expression.atoms(sp.Add):
+        for total in sorted(expression.atoms(sp.Add), key=sp.default_sort_key):
             guards = [term for term in total.args if _is_guard(term)]
             if not guards or not total.free_symbols & letters:
                 continue
