@@ -40,6 +40,7 @@ RANGES = {
     "initial": _NON_NEGATIVE,
     "weight_decay": _RATE,
     "learning_rate": _RATE,
+    "factor": _RATE,
 }
 
 
@@ -138,15 +139,20 @@ def is_schedule(name: str, value: Any) -> bool:
     return name in RANGES and RANGES[name].schedule and callable(value)
 
 
-def at_step(owner: str, value: Any, t: jax.Array) -> Any:
-    """The number that `value`, a number or an optax schedule, stands for at the 1-based step `t`.
+def number_at(owner: str, value: Any, count: Any) -> Any:
+    """The number that `value`, a number or an optax schedule, stands for after `count` steps.
 
     Raises:
       ValueError: the schedule gave something else than one real number.
     """
     if callable(value):
-        value = value(t - 1)
+        value = value(count)
         if not _is_real_number(value):
             got = f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else repr(value)
             raise ValueError(f"{owner}: its schedule must give one real number at each step, got {got}")
     return value
+
+
+def at_step(owner: str, value: Any, t: jax.Array) -> Any:
+    """`number_at` the 1-based step `t`, before which `t - 1` steps were taken."""
+    return number_at(owner, value, t - 1)

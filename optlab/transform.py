@@ -105,13 +105,14 @@ def _arguments(tx: Transform) -> list[str]:
             continue
         value = tx.hyperparams[name]
         if parameter.default is inspect.Parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            shown.append(_literal(value))
-        elif _frozen(value) != _frozen(parameter.default):
-            shown.append(f"{name}={_literal(value)}")
+            shown.append(literal(value))
+        elif frozen(value) != frozen(parameter.default):
+            shown.append(f"{name}={literal(value)}")
     return shown
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """How a hyperparameter reads inside an expression."""
     if hyperparameters.is_traced(value):
         return f"<traced {value.dtype}>"
     if isinstance(value, jax.Array) and value.shape == ():
@@ -121,7 +122,7 @@ def _literal(value: Any) -> str:
     return repr(value)
 
 
-def _frozen(value: Any) -> Hashable:
+def frozen(value: Any) -> Hashable:
     """`value` as something that hashes and compares by value; a traced value goes by its identity."""
     if hyperparameters.is_traced(value):
         return ("traced", id(value))
@@ -131,13 +132,13 @@ def _frozen(value: Any) -> Hashable:
     if _is_hashable(value):
         return (type(value), value)
     leaves, treedef = jax.tree.flatten(value)
-    return (treedef, *map(_frozen, leaves))
+    return (treedef, *map(frozen, leaves))
 
 
 def _identity(tx: optax.GradientTransformation) -> Hashable:
     if not isinstance(tx, Transform):
         return tx
-    hyperparams = tuple((name, _frozen(value)) for name, value in tx.hyperparams.items())
+    hyperparams = tuple((name, frozen(value)) for name, value in tx.hyperparams.items())
     return (tx.maker, hyperparams, tuple(map(_identity, tx.parts)))
 
 
