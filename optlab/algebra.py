@@ -11,7 +11,7 @@ import optax
 from optlab import lifting
 from optlab.hyperparameters import is_traced
 from optlab.lifting import Rule, Slots
-from optlab.transform import Transform, atom, lifted, name_of, require_params
+from optlab.transform import Transform, atom, describe, lifted, name_of, require_params
 
 
 @atom
@@ -85,7 +85,7 @@ def divide(numerator: optax.GradientTransformation, denominator: optax.GradientT
     parts = (numerator, denominator)
     for side, part in zip(("numerator", "denominator"), parts, strict=True):
         require_transform(f"divide: the {side}", part)
-    if _descends(denominator):
+    if descends(denominator):
         raise ValueError("divide: the denominator holds scale_by_learning_rate; put that after the quotient")
     rules = _rules(parts)
     if rules is not None:
@@ -208,6 +208,23 @@ def require_transform(place: str, link: Any) -> None:
     raise TypeError(f"{place} is {link!r} ({type(link).__name__}), not a transform")
 
 
+def require_rule(place: str, link: Any) -> Rule:
+    """The rule of a link that has to be rule-made; refuses what is not."""
+    require_transform(place, link)
+    if not isinstance(link, Transform) or link.rule is None:
+        raise TypeError(f"{place} must be made of rules, as optlab's own links are, got {describe(link)}")
+    return link.rule
+
+
+def descends(tx: Any) -> bool:
+    """Whether updates leave `tx` as steps, with the sign of a descent: a learning rate has been applied."""
+    if not isinstance(tx, Transform):
+        return False
+    if tx.name == "divide":
+        return descends(tx.parts[0])
+    return tx.name == "scale_by_learning_rate" or any(map(descends, tx.parts))
+
+
 def _spliced(links: Sequence[Any]) -> list[optax.GradientTransformation]:
     flat: list[optax.GradientTransformation] = []
     for number, link in enumerate(links, start=1):
@@ -229,21 +246,15 @@ def _stages(links: Sequence[optax.GradientTransformation]) -> list[optax.Gradien
     return [*stages, chain(*run)] if run else stages
 
 
-def _descends(tx: Any) -> bool:
-    """Whether updates leave `tx` as steps, with the sign of a descent: a learning rate has been applied."""
-    if not isinstance(tx, Transform):
-        return False
-    if tx.name == "divide":
-        return _descends(tx.parts[0])
-    return tx.name == "scale_by_learning_rate" or any(map(_descends, tx.parts))
-
-
 def _find(tx: Any, names: Sequence[str]) -> str | None:
     """The name of the first transform inside `tx`, of optlab or optax, that is one of `names`."""
     if name_of(tx) in names:
         return name_of(tx)
     parts = tx.parts if isinstance(tx, Transform) else ()
     return next((found for part in parts if (found := _find(part, names))), None)
+
+
+_SHRINKING = ("shrink_weights", "shrink_after_step", "shrink_proximally")
 
 
 def _check_order(links: Sequence[optax.GradientTransformation]) -> None:
@@ -256,17 +267,22 @@ def _check_order(links: Sequence[optax.GradientTransformation]) -> None:
                 f"{adder} ({place}) stands after {stepped}: updates are negative there, so adding weights makes them "
                 "grow. Put it before the learning rate, or use shrink_weights, which subtracts"
             )
-        if _descends(link):
+        if stepped and _find(link, ("decay_cautiously",)):
+            raise ValueError(
+                f"decay_cautiously ({place}) stands after {stepped}: the direction has changed its sign there, so it "
+                "decays the wrong weights. Put the learning rate on both of its sides"
+            )
+        if descends(link):
             if stepped:
                 raise ValueError(f"scale_by_learning_rate ({place}) stands after {stepped}: two minus signs climb")
             if shrunk:
                 raise ValueError(
-                    f"shrink_weights ({shrunk}) stands before scale_by_learning_rate ({place}): the sign flips after "
-                    "it, so weights grow. Put it after the learning rate, or use add_decayed_weights"
+                    f"{shrunk} stands before scale_by_learning_rate ({place}): the sign flips after it, so weights "
+                    "grow. Put it after the learning rate, or use add_decayed_weights"
                 )
             stepped = f"scale_by_learning_rate ({place})"
-        if _find(link, ("shrink_weights",)) and not _descends(link):
-            shrunk = place
+        if (shrinker := _find(link, _SHRINKING)) and not descends(link):
+            shrunk = f"{shrinker} ({place})"
         if number > 1:
             _check_correction(place, links[number - 2], link)
 

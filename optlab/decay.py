@@ -1,22 +1,24 @@
-"""Weight decay: the same term at different places of a chain."""
+"""The atoms of weight decay: one term, for different places of a chain."""
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 
-from optlab.algebra import chain, divide, require_transform
 from optlab.hyperparameters import ScalarOrSchedule, at_step, like
 from optlab.lifting import LeafError, Rule, Slots
-from optlab.rate import scale_by_learning_rate
-from optlab.transform import Transform, atom
+from optlab.transform import atom
+
+
+def _beside(owner: str, w: Any, u: Any) -> Any:
+    """The weights in the dtype of the updates that they are added to."""
+    if jnp.iscomplexobj(w) and not jnp.iscomplexobj(u):
+        raise LeafError(f"{owner} would add complex weights to real updates")
+    return w.astype(u.dtype)
 
 
 def _plus_weights(owner: str, weight_decay: ScalarOrSchedule, sign: int) -> Rule:
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
-        if jnp.iscomplexobj(w) and not jnp.iscomplexobj(u):
-            raise LeafError(f"{owner} would add complex weights to real updates")
-        return u + sign * like(at_step(owner, weight_decay, t), u) * w.astype(u.dtype), slots
+        return u + sign * like(at_step(owner, weight_decay, t), u) * _beside(owner, w, u), slots
 
     return Rule(update, needs_params=True)
 
@@ -76,61 +78,49 @@ def shrink_weights(weight_decay: ScalarOrSchedule, mask: Any = None) -> Rule:
     return _plus_weights("shrink_weights", weight_decay, -1)
 
 
-SITES = ("none", "gradient", "first_moment", "second_moment", "direction", "update", "step")
+@atom
+def shrink_after_step(weight_decay: ScalarOrSchedule, mask: Any = None) -> Rule:
+    """`u -> u - weight_decay*(w + u)`: shrinks what the step `u` makes of the weights, not what they were before it.
 
+    For a place after the learning rate, like `shrink_weights`; the new weight is `(w + u) * (1 - weight_decay)`.
 
-@dataclasses.dataclass(frozen=True)
-class Decay:
-    """Where weight decay acts on a quotient `numerator(u) / denominator(u)` such as Adam's.
-
-    Attributes:
-      site: one of `SITES`. With `g` the gradient, `m/P` the quotient, `lr` the rate and `wd` the decay:
-        `none`: nowhere;
-        `gradient`: both sides see `g + wd*w`, as with L2 in the loss;
-        `first_moment`: only the numerator does;
-        `second_moment`: only the denominator does;
-        `direction`: `(m + wd*w) / P`;
-        `update`: `w - lr*(m/P + wd*w)`, AdamW as torch and optax have it;
-        `step`: `w - lr*m/P - wd*w`, AdamW as published.
+    Args:
+      weight_decay: >= 0, the share of the moved weight that goes at each step; a number, or a schedule that counts
+        steps from 0.
+      mask: where it acts; see `atom`.
 
     Raises:
-      ValueError: no such site.
+      ValueError: at update, without params.
+
+    Source: the CUDA kernels of bitsandbytes, with `learning_rate * weight_decay` given as `weight_decay`.
     """
 
-    site: str
+    def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
+        share = like(at_step("shrink_after_step", weight_decay, t), u)
+        return u - share * (_beside("shrink_after_step", w, u) + u), slots
 
-    def __post_init__(self) -> None:
-        if self.site not in SITES:
-            raise ValueError(f"Decay: unknown site {self.site!r}; the sites are {', '.join(SITES)}")
+    return Rule(update, needs_params=True)
 
-    def apply_to(
-        self, core: Transform, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, mask: Any = None
-    ) -> Transform:
-        """The optimizer that `core`, a `divide(...)`, becomes with decay at this site.
 
-        Args:
-          core: a quotient, such as `scale_by_rms(b2, eps, numerator=...)`.
-          learning_rate: see `scale_by_learning_rate`.
-          weight_decay: see `add_decayed_weights`, and `shrink_weights` for the site `step`.
-          mask: where it acts; see `atom`.
+@atom
+def shrink_proximally(weight_decay: ScalarOrSchedule, mask: Any = None) -> Rule:
+    """`u -> (u - weight_decay*w) / (1 + weight_decay)`: the proximal step of `weight_decay/2 * |w|**2` after `u`.
 
-        Raises:
-          TypeError: the core is no transform.
-          ValueError: it is no quotient.
-        """
-        require_transform("Decay.apply_to: the core", core)
-        if not isinstance(core, Transform) or core.name != "divide":
-            raise ValueError(f"Decay.apply_to: the core must be a quotient, divide(...), got {core}")
-        numerator, denominator = core.parts
-        rate = scale_by_learning_rate(learning_rate)
-        l2 = add_l2_to_grad(weight_decay, mask)
-        added = add_decayed_weights(weight_decay, mask)
-        return {
-            "none": chain(core, rate),
-            "gradient": chain(l2, core, rate),
-            "first_moment": chain(divide(chain(l2, numerator), denominator), rate),
-            "second_moment": chain(divide(numerator, chain(l2, denominator)), rate),
-            "direction": chain(divide(chain(numerator, added), denominator), rate),
-            "update": chain(core, added, rate),
-            "step": chain(core, rate, shrink_weights(weight_decay, mask)),
-        }[self.site]
+    For a place after the learning rate, like `shrink_weights`; the new weight is `(w + u) / (1 + weight_decay)`, which
+    no decay is too large for.
+
+    Args:
+      weight_decay: >= 0; a number, or a schedule that counts steps from 0.
+      mask: where it acts; see `atom`.
+
+    Raises:
+      ValueError: at update, without params.
+
+    Source: Zhuang et al. 2022 (AdamProx), with `learning_rate * weight_decay` given as `weight_decay`.
+    """
+
+    def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
+        strength = like(at_step("shrink_proximally", weight_decay, t), u)
+        return (u - strength * _beside("shrink_proximally", w, u)) / (1 + strength), slots
+
+    return Rule(update, needs_params=True)
