@@ -19,16 +19,16 @@ def draw(tx: optax.GradientTransformation) -> str:
 
 def _links(tx: optax.GradientTransformation) -> Block:
     """The lines of `tx`, the flow entering and leaving at the first column."""
-    if not isinstance(tx, Transform) or not tx.parts:
-        reads = isinstance(tx, Transform) and tx.rule is not None and tx.rule.needs_params
-        return [describe(tx) + ("  ← params" if reads else ""), "│"]
-    if tx.name == "chain":
+    if isinstance(tx, Transform) and tx.name == "chain":
         return [line for part in tx.parts for line in _links(part)]
-    return _fork(tx)
+    if isinstance(tx, Transform) and len(tx.parts) > 1:
+        return _fork(tx) + [line for part in tx.parts[2:] for line in _links(part)]
+    reads = isinstance(tx, Transform) and tx.rule is not None and tx.rule.needs_params
+    return [describe(tx) + ("  ← params" if reads else ""), "│"]
 
 
 def _fork(tx: Transform) -> Block:
-    left, right = map(_links, tx.parts)
+    left, right = map(_links, tx.parts[:2])
     height = max(len(left), len(right))
     left, right = (side + ["│"] * (height - len(side)) for side in (left, right))
     width = max(map(len, left)) + 3

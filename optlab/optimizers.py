@@ -201,8 +201,8 @@ def adams(
     """
     mean = chain(scale_by_ema(b1), bias_correct(b1))
     second_moment = chain(square(), scale_by_ema(b2), bias_correct(b2))
-    core = divide_and_decay_stably(mean, second_moment, eps, weight_decay, mask)
-    return chain(core, scale_by_learning_rate(learning_rate))
+    decay = add_decayed_weights(weight_decay, mask)
+    return chain(divide_and_decay_stably(mean, second_moment, decay, eps), scale_by_learning_rate(learning_rate))
 
 
 @checked

@@ -4,35 +4,42 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optlab import lifting
 from optlab.algebra import require_transform
-from optlab.hyperparameters import Scalar, ScalarOrSchedule, at_step, checked, like
-from optlab.transform import Transform
+from optlab.hyperparameters import Scalar, checked, like
+from optlab.product import Product
+from optlab.transform import Transform, rebuild, require_params
 
 
 class StableDecayState(NamedTuple):
-    """State of `divide_and_decay_stably`: steps taken (int32 scalar), and the states of its two parts."""
+    """State of `divide_and_decay_stably`: the states of its three parts."""
 
-    count: jax.Array
     numerator: Any
     second_moment: Any
+    following: Any
 
 
 @checked
 def divide_and_decay_stably(
-    numerator: Transform, second_moment: Transform, eps: Scalar, weight_decay: ScalarOrSchedule, mask: Any = None
+    numerator: optax.GradientTransformation,
+    second_moment: optax.GradientTransformation,
+    following: optax.GradientTransformation,
+    eps: Scalar,
+    eps_root: Scalar = 0.0,
 ) -> Transform:
-    """`u -> n / (sqrt(v) + eps) + weight_decay*w / (sqrt(mean(v)) + eps)`: a quotient, and decay relative to its size.
+    """`u -> following(n / (sqrt(v + eps_root) + eps))`, decay divided by `sqrt(mean(v) + eps_root) + eps`.
 
-    Here `n = numerator(u)`, `v = second_moment(u)`, and the mean runs over every weight of the tree. One combinator
-    and no link of its own, because the decay has to see the second moment, which no link hands on.
+    Here `n = numerator(u)`, `v = second_moment(u)`, and the mean runs over every weight of the tree. What is divided
+    is each `weight_decay` in `following`, which is a part and no link of its own, because the decay has to see the
+    second moment, which no link hands on.
 
     Args:
       numerator, second_moment: transforms, both fed `u`; the latter gives real, non-negative numbers.
+      following: what comes behind the quotient up to the decay, such as `add_decayed_weights(wd)`.
       eps: >= 0, in the unit of `u`.
-      weight_decay: >= 0, multiplied by the learning rate that follows; a number or a schedule.
-      mask: where the decay acts; see `atom`.
+      eps_root: >= 0, in the unit of `v`.
 
     Raises:
       ValueError: at update, without params.
@@ -40,38 +47,44 @@ def divide_and_decay_stably(
     Source: Xie et al. 2023, Algorithm 3 (AdamS). Differs in: `eps` under the decay too, so that a first step without
     any gradient leaves the weights finite.
     """
-    for side, part in (("numerator", numerator), ("second_moment", second_moment)):
+    parts = (numerator, second_moment, following)
+    for side, part in zip(StableDecayState._fields, parts, strict=True):
         require_transform(f"divide_and_decay_stably: the {side}", part)
 
     def init(params: Any) -> StableDecayState:
-        return StableDecayState(jnp.zeros((), jnp.int32), numerator.init(params), second_moment.init(params))
+        behind = jax.tree.map(lifting.widened, params)
+        return StableDecayState(numerator.init(params), second_moment.init(params), following.init(behind))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, StableDecayState]:
-        if params is None:
-            raise ValueError("divide_and_decay_stably needs params: call update(updates, state, params)")
+        require_params(tx, params)
         if not isinstance(state, StableDecayState):
             raise ValueError(f"{tx.name}: state must be what its init returned, got {type(state).__name__}")
-        dividend, above = numerator.update(updates, state.numerator, params, **extra_args)
-        v, below = second_moment.update(updates, state.second_moment, params, **extra_args)
-        typical = jnp.sqrt(_mean(v))
-        t = lifting.next_step(tx.name, state.count)
-        treedef = jax.tree.structure(v)
-        acts = treedef.unflatten(
-            [True] * treedef.num_leaves if mask is None else lifting.mask_column(tx.name, mask, params)
-        )
+        dividend, above = _with_extra(numerator).update(updates, state.numerator, params, **extra_args)
+        v, below = _with_extra(second_moment).update(updates, state.second_moment, params, **extra_args)
+        quotient = jax.tree.map(lambda n, v: n / size(v).astype(n.dtype), dividend, v)
+        decaying = _with_extra(_divided(following, size(_mean(v))))
+        updates, behind = decaying.update(quotient, state.following, params, **extra_args)
+        return updates, StableDecayState(above, below, behind)
 
-        def leaf(n: jax.Array, v: jax.Array, w: Any, act: bool) -> jax.Array:
-            u = n / (jnp.sqrt(v) + like(eps, v)).astype(n.dtype)
-            strength = like(like(at_step(tx.name, weight_decay, t), typical) / (typical + like(eps, typical)), n)
-            return u + strength * jnp.asarray(w).astype(n.dtype) if act else u
+    def size(v: jax.Array) -> jax.Array:
+        return jnp.sqrt(v + like(eps_root, v)) + like(eps, v)
 
-        return jax.tree.map(leaf, dividend, v, params, acts), StableDecayState(t, above, below)
-
-    hyperparams = {"eps": eps, "weight_decay": weight_decay, "mask": mask}
-    tx = Transform(
-        init, update, maker=divide_and_decay_stably, hyperparams=hyperparams, parts=(numerator, second_moment)
-    )
+    hyperparams = {"eps": eps, "eps_root": eps_root}
+    tx = Transform(init, update, maker=divide_and_decay_stably, hyperparams=hyperparams, parts=parts)
     return tx
+
+
+_with_extra = optax.with_extra_args_support
+
+
+def _divided(tx: optax.GradientTransformation, typical: jax.Array) -> optax.GradientTransformation:
+    """`tx` with every `weight_decay` in it divided by `typical`."""
+    if not isinstance(tx, Transform):
+        return tx
+    hyperparams = dict(tx.hyperparams)
+    if "weight_decay" in hyperparams:  # no `product`: what is not finite passes through, unchecked
+        hyperparams["weight_decay"] = Product((hyperparams["weight_decay"], 1 / typical))
+    return rebuild(tx.maker, [_divided(part, typical) for part in tx.parts], hyperparams)
 
 
 def _mean(tree: Any) -> jax.Array:
