@@ -4,7 +4,13 @@ import typing
 
 from optlab import extras
 from optlab.algebra import chain, divide, identity
-from optlab.decay import SITES, Decay, add_decayed_weights, add_l2_to_grad, shrink_weights
+from optlab.decay import (
+    add_decayed_weights,
+    add_l2_to_grad,
+    shrink_after_step,
+    shrink_proximally,
+    shrink_weights,
+)
 from optlab.draw import draw
 from optlab.ema import (
     accumulate,
@@ -14,6 +20,7 @@ from optlab.ema import (
     scale_by_ema,
     scale_by_nesterov_ema,
 )
+from optlab.gate import decay_cautiously
 from optlab.lifting import Rule, State
 from optlab.optimizers import (
     adabelief,
@@ -37,6 +44,8 @@ from optlab.optimizers import (
     sign_sgd,
     signum,
 )
+from optlab.penalty import l2_penalty
+from optlab.product import product
 from optlab.rate import scale_by_learning_rate
 from optlab.rms import (
     absolute,
@@ -50,7 +59,9 @@ from optlab.rms import (
     sign,
     square,
 )
+from optlab.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.stable import divide_and_decay_stably
+from optlab.target import decay_toward_init
 from optlab.transform import Transform, atom
 
 if typing.TYPE_CHECKING:
@@ -64,7 +75,10 @@ __getattr__ = extras.on_demand(
 )
 
 __all__ = [
+    "COUPLINGS",
+    "GATES",
     "SITES",
+    "TARGETS",
     "Decay",
     "Rule",
     "State",
@@ -87,6 +101,8 @@ __all__ = [
     "bias_correct",
     "chain",
     "compare",
+    "decay_cautiously",
+    "decay_toward_init",
     "decayed_max",
     "divide",
     "divide_and_decay_stably",
@@ -95,11 +111,13 @@ __all__ = [
     "heavy_ball",
     "identity",
     "interpolate_ema",
+    "l2_penalty",
     "laprop",
     "lion",
     "momentum",
     "nadam",
     "nesterov",
+    "product",
     "rms",
     "rmsprop",
     "root",
@@ -112,6 +130,8 @@ __all__ = [
     "scale_by_rms",
     "sgd",
     "sgdw",
+    "shrink_after_step",
+    "shrink_proximally",
     "shrink_weights",
     "sign",
     "sign_sgd",

@@ -16,12 +16,13 @@ import optax
 import xarray as xr
 
 from optlab.algebra import chain
-from optlab.decay import SITES, Decay
 from optlab.ema import bias_correct, scale_by_ema
 from optlab.lab.tasks import TASKS, Task
 from optlab.rms import scale_by_rms
+from optlab.sites import Decay
 from optlab.transform import Transform
 
+SITES = ("none", "gradient", "first_moment", "second_moment", "direction", "update", "step")
 AXES = ("site", "learning_rate", "weight_decay", "seed")
 
 
@@ -35,7 +36,7 @@ class Study:
 
     Attributes:
       task: a name in `optlab.lab.tasks.TASKS`.
-      sites: see `optlab.Decay`.
+      sites: of `SITES`; see `optlab.Decay`.
       learning_rates, weight_decays: the axes of the grid; each >= 0.
       seeds: how many; run `s` draws its data, initial weights and batches from seed `s`, whatever its cell.
       steps: updates per run; None for the task's own number.
