@@ -156,6 +156,16 @@ def cosine_of_step(t: int) -> float:
     return 0.5 + 0.5 * math.cos((t - 1) * (math.pi / STEPS))
 
 
+def triangle(count: jax.Array) -> jax.Array:
+    """Up from 0 to 1 in four steps and down to nearly 0 in sixteen: every step of 20 has another rate."""
+    count = jnp.asarray(count, float)
+    return jnp.minimum(count / 4, (20 - count) / 16)
+
+
+def triangle_of_step(t: int) -> float:
+    return min((t - 1) / 4, (21 - t) / 16)
+
+
 def is_matrix(params: Any) -> Any:
     """A mask: decay is for what has two dimensions or more."""
     return jax.tree.map(lambda w: len(w.shape) > 1, params)

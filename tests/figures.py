@@ -8,11 +8,11 @@ import public
 import test_closed_forms as closed_forms
 import test_errors
 import test_notes
+import test_sites
 import torch_cases
 import trajectories
 import wrong_optimizers
 import wrong_transforms
-from reference import sites
 
 from optlab import testing
 
@@ -30,16 +30,18 @@ def _command(files: list[str]) -> str:
 def markdown() -> str:
     """The table, with a command for every row."""
     peers = sum(case.peer is not None for case in cases.CASES.values())
-    wrong = sum(map(len, wrong_optimizers.WRONG.values()))
+    wrong = sum(map(len, [*wrong_optimizers.WRONG.values(), *wrong_optimizers.WRONG_DECAYS.values()]))
     broken = sum(map(len, wrong_transforms.WRONG.values()))
-    loops = f"{len(cases.OPTIMIZERS)} optimizers, {_functions(sites)} sites, {len(trajectories.SETTINGS)} settings"
+    loops = (
+        f"{len(cases.OPTIMIZERS)} optimizers in {len(trajectories.SETTINGS)} settings, {len(test_sites.POINTS)} decays"
+    )
     rows = [
         ("float64 loops written from the papers, matched at every step", loops, "trajectories", "sites"),
         ("optax at every step", f"{peers} expressions", "trajectories"),
         ("PyTorch at every step", f"{len(torch_cases.RUNS)} runs of {torch_cases.STEPS} steps", "torch"),
         ("what the notes say that optlab began with", f"{_functions(test_notes, 'test_')} tests", "notes"),
         ("first steps, limits and other closed forms", f"{_functions(closed_forms, 'test_')} tests", "closed_forms"),
-        ("wrong optimizers that these oracles have to reject", f"{wrong}, all rejected", "mutants"),
+        ("wrong optimizers that these oracles have to reject", f"{wrong}, all rejected", "mutants", "sites"),
         (
             "properties of every public transform",
             f"{len(testing.PROPERTIES)} times {len(public.TRANSFORMS)}",

@@ -24,6 +24,8 @@ ARGUMENTS: dict[str, Any] = {
     "eps_root": 1e-4,
     "numerator": optlab.scale_by_ema(0.8),
     "denominator": optlab.rms(0.95, 1e-3),
+    "link": optlab.add_decayed_weights(0.1),
+    "following": optlab.add_decayed_weights(0.1),
     "second_moment": optlab.chain(optlab.square(), optlab.scale_by_ema(0.95)),
 }
 

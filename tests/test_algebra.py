@@ -276,7 +276,8 @@ sign()   square()   │
 
 def test_draw_names_a_join_that_is_no_plain_quotient():
     mean, square = optlab.chain(optlab.scale_by_ema(0.9), optlab.bias_correct(0.9)), optlab.square()
-    assert optlab.draw(optlab.divide_and_decay_stably(mean, square, 1e-3, 0.1)) == (
+    decay = optlab.add_decayed_weights(0.1)
+    assert optlab.draw(optlab.divide_and_decay_stably(mean, square, decay, 1e-3)) == (
         """\
 updates
 │
@@ -286,12 +287,17 @@ scale_by_ema(0.9)   square()
 bias_correct(0.9)   │
 │                   │
 ├───────────────────┘
-divide_and_decay_stably(eps=0.001, weight_decay=0.1)
+divide_and_decay_stably(eps=0.001, eps_root=0.0)
+│
+add_decayed_weights(0.1)  ← params
 │
 ▼"""
     )
-    masked = optlab.divide_and_decay_stably(mean, square, 1e-3, 0.1, mask=True)
-    assert "divide_and_decay_stably(eps=0.001, weight_decay=0.1, mask=True)\n" in optlab.draw(masked)
+
+
+def test_draw_shows_a_combinator_of_one_as_a_link():
+    decay = optlab.decay_toward_init(optlab.shrink_weights(0.1))
+    assert optlab.draw(decay) == "updates\n│\ndecay_toward_init(shrink_weights(0.1))  ← params\n│\n▼"
 
 
 # State --------------------------------------------------------------------------------------------------------------
@@ -331,7 +337,9 @@ def test_slots_are_trees_like_the_parameters_under_telling_names(name):
     prefix = "[0]." if name == "adams" else "."
     assert shapes == {prefix + slot + key: shape for slot in SLOTS[name] for key, shape in weights.items()}
     assert counts == (
-        ["[0].count", "[0].numerator.count", "[0].second_moment.count", "[1].count"] if name == "adams" else [".count"]
+        ["[0].numerator.count", "[0].second_moment.count", "[0].following.count", "[1].count"]
+        if name == "adams"
+        else [".count"]
     )
 
 

@@ -20,6 +20,7 @@ PARAMS = {"dense": {"bias": jnp.ones(3), "kernel": jnp.ones((2, 3))}}
 ADAMW = optlab.adamw(1e-3, weight_decay=0.1)
 RATE = optlab.scale_by_learning_rate(0.1)
 DECAY = optlab.add_decayed_weights(0.1)
+STABLE = optlab.adams(1e-3, weight_decay=0.1).parts[0]
 
 
 class Row(NamedTuple):
@@ -195,10 +196,59 @@ CHAINS = {
         "Decay.apply_to: the core is the function scale_by_rms, not a transform: call it, scale_by_rms(...)",
         lambda: optlab.Decay("update").apply_to(optlab.scale_by_rms, 0.1, 0.1),
     ),
-    "a core of optax": Row(
+    "sign trap of the cautious gate": Row(
         ValueError,
-        "Decay.apply_to: the core must be a quotient, divide(...), got GradientTransformation...",
-        lambda: optlab.Decay("update").apply_to(optax.scale_by_adam(), 0.1, 0.1),
+        "decay_cautiously (link 2 of 2 in chain) stands after scale_by_learning_rate (link 1 of 2 in chain): the "
+        "direction has changed its sign there, so it decays the wrong weights. Put the learning rate on both of its "
+        "sides",
+        lambda: optlab.chain(RATE, optlab.decay_cautiously(optlab.shrink_weights(0.1))),
+    ),
+    "a cautious gate with a rate on one side": Row(
+        ValueError,
+        "decay_cautiously: a learning rate on one side alone; put it on both, or behind",
+        lambda: optlab.decay_cautiously(optlab.chain(RATE, optlab.shrink_weights(0.1))),
+    ),
+    "sign trap inside of the cautious gate": Row(
+        ValueError,
+        "add_decayed_weights (link 2 of 2 in chain) stands after scale_by_learning_rate (link 1 of 2 in chain): ...",
+        lambda: optlab.decay_cautiously(optlab.chain(RATE, DECAY), RATE),
+    ),
+    "optax in the cautious gate": Row(
+        TypeError,
+        "decay_cautiously: the link must be made of rules, as optlab's own links are, got <optax add_decayed_weights>",
+        lambda: optlab.decay_cautiously(optax.add_decayed_weights(0.1)),
+    ),
+    "a tree-level transform in the cautious gate": Row(
+        TypeError,
+        "decay_cautiously: the other side must be made of rules, as optlab's own links are, got "
+        "divide_and_decay_stably(...)",
+        lambda: optlab.decay_cautiously(DECAY, STABLE),
+    ),
+    "call forgotten at a target": Row(
+        TypeError,
+        "decay_toward_init: the link is the function add_l2_to_grad, not a transform: call it, add_l2_to_grad(...)",
+        lambda: optlab.decay_toward_init(optlab.add_l2_to_grad),
+    ),
+    "optax at a target": Row(
+        TypeError,
+        "decay_toward_init: the link must be made of rules, as optlab's own links are, got <optax add_decayed_weights>",
+        lambda: optlab.decay_toward_init(optax.add_decayed_weights(0.1)),
+    ),
+    "sign trap at a target": Row(
+        ValueError,
+        "add_decayed_weights (link 2 of 2 in chain) stands after scale_by_learning_rate (link 1 of 2 in chain): ...",
+        lambda: optlab.chain(RATE, optlab.decay_toward_init(DECAY)),
+    ),
+    "shrinking the moved weight before the rate": Row(
+        ValueError,
+        "shrink_after_step (link 1 of 2 in chain) stands before scale_by_learning_rate (link 2 of 2 in chain): the "
+        "sign flips after it, ...",
+        lambda: optlab.chain(optlab.shrink_after_step(0.1), RATE),
+    ),
+    "a proximal step before the rate": Row(
+        ValueError,
+        "shrink_proximally (link 1 of 2 in chain) stands before scale_by_learning_rate (link 2 of 2 in chain): ...",
+        lambda: optlab.chain(optlab.decay_toward_init(optlab.shrink_proximally(0.1)), RATE),
     ),
     "drawing a function": Row(
         TypeError,
@@ -226,7 +276,7 @@ CHAINS = {
     "a forgotten call in a combinator": Row(
         TypeError,
         "divide_and_decay_stably: the numerator is the function identity, not a transform: call it, identity(...)",
-        lambda: optlab.divide_and_decay_stably(optlab.identity, optlab.square(), 1e-8, 0.1),
+        lambda: optlab.divide_and_decay_stably(optlab.identity, optlab.square(), DECAY, 1e-8),
     ),
     "sign trap": Row(
         ValueError,
@@ -301,6 +351,184 @@ CHAINS = {
     ),
 }
 
+NO_GATE = (
+    "a gate compares the decay with what comes out of the core, of which it is a part here; behind it, at update, "
+)
+
+SPACE = {
+    "a site of its own": Row(
+        ValueError,
+        "Decay: unknown site 'weights'; the sites are none, loss, gradient, first_moment, second_moment, direction, "
+        "update, step, after, proximal",
+        lambda: optlab.Decay("weights"),
+    ),
+    "a coupling of its own": Row(
+        ValueError,
+        "Decay: unknown coupling 'rate'; the couplings are lr, schedule, constant, corrected",
+        lambda: optlab.Decay("update", "rate"),
+    ),
+    "a gate of its own": Row(
+        ValueError,
+        "Decay: unknown gate True; the gates are none, cautious, stable",
+        lambda: optlab.Decay("update", gate=True),
+    ),
+    "a target of its own": Row(
+        ValueError,
+        "Decay: unknown target 'start'; the targets are zero, init",
+        lambda: optlab.Decay("update", target="start"),
+    ),
+    "a coupling before the moments": Row(
+        ValueError,
+        "Decay: no coupling 'constant' at the site 'gradient': the learning rate multiplies all that comes out of the "
+        "core, the decay with it; behind it, at update, step, after, proximal, it can be coupled otherwise. Here, give "
+        "weight_decay a schedule",
+        lambda: optlab.Decay("gradient", "constant"),
+    ),
+    "a gate inside of the quotient": Row(
+        ValueError,
+        "Decay: no gate 'cautious' at the site 'direction': " + NO_GATE + "step, after, proximal, it can be gated",
+        lambda: optlab.Decay("direction", gate="cautious"),
+    ),
+    "a gate in the loss": Row(
+        ValueError,
+        "Decay: no gate 'stable' at the site 'loss': ...",
+        lambda: optlab.Decay("loss", gate="stable"),
+    ),
+    "no decay toward the initial weights": Row(
+        ValueError,
+        "Decay: the site 'none' has no decay for a coupling, a gate or a target to act on",
+        lambda: optlab.Decay("none", target="init"),
+    ),
+    "a site inside of a core without a quotient": Row(
+        ValueError,
+        "Decay.apply_to: the site 'direction' needs a core with one quotient, divide(...), alone or as a link of a "
+        "chain, got scale_by_ema(0.9)",
+        lambda: optlab.Decay("direction").apply_to(optlab.scale_by_ema(0.9), 0.1, 0.1),
+    ),
+    "a site inside of a core of optax": Row(
+        ValueError,
+        "Decay.apply_to: the site 'first_moment' needs a core with one quotient, ..., got <optax scale_by_adam>",
+        lambda: optlab.Decay("first_moment").apply_to(optax.scale_by_adam(), 0.1, 0.1),
+    ),
+    "a site inside of one of two quotients": Row(
+        ValueError,
+        "Decay.apply_to: the site 'second_moment' needs a core with one quotient, ..., got chain(...",
+        lambda: optlab.Decay("second_moment").apply_to(
+            optlab.chain(optlab.scale_by_rms(0.9, 1e-8), optlab.scale_by_rms(0.9, 1e-8)), 0.1, 0.1
+        ),
+    ),
+    "the stable gate of a core without a second moment": Row(
+        ValueError,
+        "Decay.apply_to: the gate 'stable' needs a core with one quotient, ..., got identity()",
+        lambda: optlab.Decay("update", gate="stable").apply_to(optlab.identity(), 0.1, 0.1),
+    ),
+    "the stable gate of a maximum": Row(
+        ValueError,
+        "Decay.apply_to: the gate 'stable' needs a second moment, a denominator that ends in root(eps), got "
+        "chain(absolute(eps=1e-08), decayed_max(0.999))",
+        lambda: optlab.Decay("update", gate="stable").apply_to(optlab.adamax(0.1).parts[0], 0.1, 0.1),
+    ),
+    "a core that has a learning rate": Row(
+        ValueError,
+        "scale_by_learning_rate (link 4 of 4 in chain) stands after scale_by_learning_rate (link 2 of 4 in chain): ...",
+        lambda: optlab.Decay("none").apply_to(optlab.chain(optlab.adam(0.1), optlab.identity()), 0.1, 0.1),
+    ),
+    "a schedule without its base": Row(
+        ValueError,
+        "Decay.apply_to: the coupling 'corrected' needs the shape of the rate apart from its base: give learning_rate "
+        "as a number, and schedule=",
+        lambda: optlab.Decay("update", "corrected").apply_to(optlab.identity(), optax.linear_schedule(1, 0, 9), 0.1),
+    ),
+    "a schedule of a schedule": Row(
+        ValueError,
+        "Decay.apply_to: learning_rate must be a number beside schedule=, which gives it its shape",
+        lambda: optlab.Decay("update").apply_to(optlab.identity(), cases.cosine, 0.1, schedule=cases.cosine),
+    ),
+    "a number for a schedule": Row(
+        TypeError,
+        "Decay.apply_to: schedule must be a function of the number of steps taken, from 0, or None, got 0.5 (float)",
+        lambda: optlab.Decay("update").apply_to(optlab.identity(), 0.1, 0.1, schedule=0.5),
+    ),
+    "a schedule of words": Row(
+        ValueError,
+        "product: its schedule must give one real number at each step, got 'high'",
+        lambda: update(optlab.Decay("after").apply_to(optlab.identity(), 0.1, 0.1, schedule=lambda count: "high")),
+    ),
+    "a negative decay": Row(
+        ValueError,
+        "Decay.apply_to: weight_decay must be finite and >= 0, or a schedule, got -0.1",
+        lambda: optlab.Decay("none").apply_to(optlab.identity(), 0.1, -0.1),
+    ),
+    "a rate of words": Row(
+        TypeError,
+        "Decay.apply_to: learning_rate must be finite and >= 0, or a schedule, got 'high' (str)",
+        lambda: optlab.Decay("update").apply_to(optlab.identity(), "high", 0.1),
+    ),
+    "the factor of a product": Row(
+        TypeError,
+        "product: factor must be finite and >= 0, or a schedule, got 'high' (str)",
+        lambda: optlab.product(0.1, "high"),
+    ),
+    "params missing for a target": Row(
+        ValueError,
+        "add_decayed_weights (in decay_toward_init) needs params: call update(updates, state, params)",
+        lambda: update(optlab.decay_toward_init(DECAY), params=None),
+    ),
+    "complex weights on real updates": Row(
+        ValueError,
+        "chain: at ['dense']['bias']: shrink_after_step would add complex weights to real updates",
+        lambda: update(
+            optlab.chain(optlab.absolute(), optlab.shrink_after_step(0.1)), params=dense(jnp.ones(3, jnp.complex64))
+        ),
+    ),
+    "a schedule in the loss": Row(
+        TypeError,
+        "Decay.penalize: weight_decay must be a number, because a loss does not know the step; the site 'gradient' is "
+        "the same and takes schedules",
+        lambda: optlab.Decay("loss").penalize(jnp.sum, cases.cosine),
+    ),
+    "a negative decay in the loss": Row(
+        ValueError,
+        "Decay.penalize: weight_decay must be finite and >= 0, or a schedule, got -1.0",
+        lambda: optlab.Decay("loss").penalize(jnp.sum, -1),
+    ),
+    "a target in the loss, not given": Row(
+        ValueError,
+        "Decay.penalize: the target 'init' needs the initial weights: give init_params=",
+        lambda: optlab.Decay("loss", target="init").penalize(jnp.sum, 0.1),
+    ),
+    "a loss with auxiliary outputs": Row(
+        TypeError,
+        "Decay.penalize: the loss must be one number, got 2 results; add optlab.l2_penalty to it",
+        lambda: optlab.Decay("loss").penalize(lambda w: (jnp.sum(w), {}), 0.1)(jnp.ones(2)),
+    ),
+    "a loss for every sample": Row(
+        TypeError,
+        "Decay.penalize: the loss must be one number, got shape (2,); add optlab.l2_penalty to it",
+        lambda: optlab.Decay("loss").penalize(jnp.sin, 0.1)(jnp.ones(2)),
+    ),
+    "a schedule in the penalty": Row(
+        TypeError,
+        "l2_penalty: weight_decay must be a number, because a loss does not know the step; ...",
+        lambda: optlab.l2_penalty({"w": jnp.ones(2)}, cases.cosine),
+    ),
+    "a penalty around other weights": Row(
+        ValueError,
+        "l2_penalty: origin must be a tree of arrays shaped like params, got {'w': ()} for {'w': (2,)}",
+        lambda: optlab.l2_penalty({"w": jnp.ones(2)}, 0.1, origin={"w": 0.0}),
+    ),
+    "a penalty with another tree's mask": Row(
+        ValueError,
+        "l2_penalty: the mask is no prefix of the parameters' tree: ...",
+        lambda: optlab.l2_penalty({"w": jnp.ones(2)}, 0.1, {"b": True}),
+    ),
+    "a penalty of integers": Row(
+        ValueError,
+        "l2_penalty: params at ['w']: dtype int32 is neither floating-point nor complex; ...",
+        lambda: optlab.l2_penalty({"w": jnp.arange(2)}, 0.1),
+    ),
+}
+
 PARAMETERS = {
     "integer params": Row(
         ValueError,
@@ -356,7 +584,7 @@ UPDATES = {
     ),
     "params missing for stable decay": Row(
         ValueError,
-        "divide_and_decay_stably needs params: call ...",
+        "add_decayed_weights (in divide_and_decay_stably) needs params: call ...",
         lambda: update(optlab.adams(1e-3, weight_decay=0.1), params=None),
     ),
     "params of another tree": Row(
@@ -464,8 +692,8 @@ UPDATES = {
     ),
     "saved state of stable decay with a count in float32": Row(
         ValueError,
-        "divide_and_decay_stably: the state's count must be an array int32[], got float32[]; ...",
-        lambda: restored(optlab.adams(1e-3, weight_decay=0.1).parts[0], count=jnp.float32(3)),
+        "add_decayed_weights: the state's count must be an array int32[], got float32[]; ...",
+        lambda: restored(STABLE, following=STABLE.init(PARAMS).following._replace(count=jnp.float32(3))),
     ),
     "saved state as a plain tuple": Row(
         ValueError,
@@ -505,7 +733,7 @@ UPDATES = {
     "state of a rule for stable decay": Row(
         ValueError,
         "divide_and_decay_stably: state must be what its init returned, got State",
-        lambda: update(optlab.adams(1e-3, weight_decay=0.1).parts[0], state=ADAMW.init(PARAMS)),
+        lambda: update(STABLE, state=ADAMW.init(PARAMS)),
     ),
     "state of a rule for a fork of trees": Row(
         ValueError,
@@ -610,7 +838,7 @@ UPDATES = {
     ),
     "stable decay schedule of a vector": Row(
         ValueError,
-        "divide_and_decay_stably: its schedule must give one real number at each step, got float32[1]",
+        "product: its schedule must give one real number at each step, got float32[1]",
         lambda: update(optlab.adams(1e-3, weight_decay=lambda count: jnp.ones(1))),
     ),
 }
@@ -638,7 +866,7 @@ MASKS = {
     ),
     "mask of stable decay of another tree": Row(
         ValueError,
-        "divide_and_decay_stably: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
         lambda: update(optlab.adams(1e-3, weight_decay=0.1, mask={"scale": True})),
     ),
     "mask function that gives nothing": Row(
@@ -678,6 +906,7 @@ TABLE = {
     for group, rows in {
         "hyperparameters": HYPERPARAMETERS,
         "chain": CHAINS,
+        "space": SPACE,
         "parameters": PARAMETERS,
         "update": UPDATES,
         "mask": MASKS,

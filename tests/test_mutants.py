@@ -9,10 +9,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, OPTIMIZERS
-from trajectories import SETTINGS, TOLERANCES, assert_agree, build, of_loop, of_transform
+from trajectories import SETTINGS, TOLERANCES, assert_agree, build, of_loop, of_transform, unflatten
 from wrong_optimizers import WRONG
 
 LARGE = SETTINGS["large"]
@@ -25,8 +26,8 @@ def _hyperparams(name: str) -> set[str]:
 
 def _trajectory(make: Callable[..., Any], name: str, peer: Callable[[], AbstractContextManager[None]]) -> np.ndarray:
     """What `make` makes, under the settings of peers; in a tree only where the leaves of the tree matter."""
-    one_leaf = name not in ("adams", "adamw_masked")
-    return of_transform(build(make, LARGE), LARGE.steps, "float64", around=peer, one_leaf=one_leaf)
+    as_params = unflatten if name in ("adams", "adamw_masked") else jnp.asarray
+    return of_transform(build(make, LARGE), LARGE.steps, "float64", around=peer, as_params=as_params)
 
 
 @functools.cache

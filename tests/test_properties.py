@@ -19,7 +19,7 @@ import optlab
 from optlab import testing
 
 # Functions of the table of contents that make no transform of their own; everything else must be in TABLE.
-NOT_IN_TABLE = {"atom", "chain", "compare", "draw", "explain"}
+NOT_IN_TABLE = {"atom", "chain", "compare", "draw", "explain", "l2_penalty", "product"}
 # These continue a second moment; they stand behind what makes one.
 AFTER_SQUARE = ("decayed_max", "root", "running_max", "running_sum")
 
@@ -41,6 +41,14 @@ def documented_atom():
     return names["sign_of_average"](0.9)
 
 
+def over_one_dimension(params):
+    return jax.tree.map(lambda w: w.ndim > 1, params)
+
+
+def falling(count):
+    return 1 / (count.astype(jnp.float32) + 1)
+
+
 def sites():
     """What the sites of the decay make of Adam's quotient, where that has no name yet."""
     core, *_ = public.build("adam").parts
@@ -54,14 +62,18 @@ TABLE = {
     **{name: in_place(name, public.build(name)) for name in public.TRANSFORMS},
     **sites(),
     "the atom of the docstring": documented_atom(),
-    "adamw with a mask": optlab.adamw(
-        0.01, weight_decay=0.1, mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params)
-    ),
+    "adamw with a mask": optlab.adamw(0.01, weight_decay=0.1, mask=over_one_dimension),
     "adamw on schedules": optlab.adamw(
-        lambda count: 0.1 / (count.astype(jnp.float32) + 1), weight_decay=lambda count: jnp.where(count > 0, 0.1, 0.2)
+        optlab.product(0.1, falling), weight_decay=lambda count: jnp.where(count > 0, 0.1, 0.2)
     ),
     "adamw of arrays": optlab.adamw(
         jnp.float32(0.01), jnp.float32(0.9), jnp.float32(0.99), jnp.float32(1e-3), weight_decay=jnp.float32(0.1)
+    ),
+    "decay on every axis": optlab.Decay("after", "corrected", "cautious", "init").apply_to(
+        optlab.scale_by_rms(0.9, 1e-3), 0.01, 0.1, over_one_dimension, schedule=falling
+    ),
+    "stable decay on every axis": optlab.Decay("proximal", "schedule", "stable", "init").apply_to(
+        optlab.scale_by_rms(0.9, 1e-3), jnp.float32(0.01), jnp.float32(0.1), schedule=falling
     ),
     "a chain around optax": optlab.chain(optlab.scale_by_rms(0.9, 1e-3), optax.clip(0.5), optlab.sgd(0.1)),
 }
@@ -230,10 +242,6 @@ TREES = st.recursive(
 DTYPES = st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16])
 
 
-def over_one_dimension(params):
-    return jax.tree.map(lambda w: w.ndim > 1, params)
-
-
 @st.composite
 def links(draw):
     """Some atoms and a learning rate; whoever corrects a bias has the decay of the average before it."""
@@ -258,9 +266,12 @@ def links(draw):
         optlab.divide(optlab.scale_by_ema(b1), optlab.chain(optlab.absolute(eps), optlab.decayed_max(b2))),
         optlab.add_l2_to_grad(weight_decay, mask),
         optlab.add_decayed_weights(weight_decay, mask),
+        optlab.decay_cautiously(optlab.add_decayed_weights(weight_decay, mask)),
+        optlab.decay_toward_init(optlab.add_decayed_weights(weight_decay, mask)),
     ]
     chosen = draw(st.lists(st.sampled_from(atoms), min_size=1, max_size=5))
-    after = [optlab.scale_by_learning_rate(draw(SIZES)), optlab.shrink_weights(weight_decay, mask)]
+    shrink = draw(st.sampled_from([optlab.shrink_weights, optlab.shrink_after_step, optlab.shrink_proximally]))
+    after = [optlab.scale_by_learning_rate(draw(SIZES)), shrink(weight_decay, mask)]
     return [*chosen, *draw(st.sampled_from([after[:0], after[:1], after]))]
 
 

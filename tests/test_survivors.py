@@ -20,7 +20,7 @@ LARGE = SETTINGS["large"]
 def test_decays_below_one_half(name):
     """`1 % decay` is `1 - decay` down to one half."""
     short = LARGE._replace(hyperparams=LARGE.hyperparams | {"b1": 0.3, "b2": 0.4, "decay": 0.4})
-    got = of_transform(build(OPTIMIZERS[name].ours, short), short.steps, "float64", one_leaf=True)
+    got = of_transform(build(OPTIMIZERS[name].ours, short), short.steps, "float64", as_params=jnp.asarray)
     assert_agree(got, of_loop(OPTIMIZERS[name].loop, short), TOLERANCES["float64"].from_loop)
 
 

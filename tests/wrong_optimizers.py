@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from cases import cosine, is_matrix, momentum
+from cases import cosine, is_matrix, momentum, triangle
 
 import optlab
 from optlab import (
@@ -23,9 +23,12 @@ from optlab import (
     add_l2_to_grad,
     bias_correct,
     chain,
+    decay_cautiously,
+    decay_toward_init,
     decayed_max,
     divide,
     identity,
+    product,
     rms,
     root,
     running_max,
@@ -34,6 +37,8 @@ from optlab import (
     scale_by_learning_rate,
     scale_by_nesterov_ema,
     scale_by_rms,
+    shrink_after_step,
+    shrink_proximally,
     shrink_weights,
     sign,
     square,
@@ -580,5 +585,232 @@ WRONG: dict[str, dict[str, Factory]] = {
         "eps_root dropped": lambda learning_rate, b1, b2, eps: optlab.adabelief(
             learning_rate, b1, b2, eps, eps_root=0.0
         ),
+    },
+}
+
+
+# Decays that are wrong at a point of their space -------------------------------------------------------------------
+#
+# A point is a site, a coupling, a gate and a target. The mask is `is_matrix`, and the schedule `triangle`, which begins
+# at 0.
+
+
+@optlab.atom
+def shrink_where(weight_decay: Any, where: Callable[[Any], Any], mask: Any = None) -> optlab.Rule:
+    """`u -> u - weight_decay*w` where `where(u*w)`."""
+
+    def update(u, slots, w, t):
+        return jnp.where(where(u * w), u - weight_decay * w, u), slots
+
+    return optlab.Rule(update, needs_params=True)
+
+
+@optlab.atom
+def add_where(weight_decay: Any, where: Callable[[Any], Any], mask: Any = None) -> optlab.Rule:
+    """`u -> u + weight_decay*w` where `where(u*w)`."""
+
+    def update(u, slots, w, t):
+        return jnp.where(where(u * w), u + weight_decay * w, u), slots
+
+    return optlab.Rule(update, needs_params=True)
+
+
+@optlab.atom
+def add_away_from(weight_decay: float, follow: float, turn: float, mask: Any = None) -> optlab.Rule:
+    """`u -> u + weight_decay*(w - turn*target)`, `target` a slot that follows the weights by a share of the way."""
+
+    def update(u, slots, w, t):
+        target = slots["target"]
+        return u + weight_decay * (w - turn * target), {"target": target + follow * (w - target)}
+
+    return optlab.Rule(update, init=lambda w: {"target": jnp.array(w)}, needs_params=True)
+
+
+@optlab.atom
+def shrink_by_inverse(weight_decay: Any, mask: Any = None) -> optlab.Rule:
+    """`u -> u - (1 - 1/(1 + weight_decay))*w`: divides the weights before the step and not behind it."""
+
+    def update(u, slots, w, t):
+        return u - (1 - 1 / (1 + weight_decay)) * w, slots
+
+    return optlab.Rule(update, needs_params=True)
+
+
+def stably(typical: Callable[[Any, Any], Any], corrected: bool = True) -> Factory:
+    """Adam with its decay divided by what `typical` makes of the second moments and the mask, one number per leaf."""
+
+    def make(learning_rate, b1, b2, eps, weight_decay):
+        adam = core(b1, b2, eps)
+        moment = chain(square(), scale_by_ema(b2), *([bias_correct(b2)] if corrected else []))
+        rate = scale_by_learning_rate(product(learning_rate, triangle))
+
+        def update(updates, state, params):
+            v, of_moment = moment.update(updates, state[1], params)
+            u, of_adam = adam.update(updates, state[0], params)
+            strength = jax.tree.map(lambda size: weight_decay / (size + eps), typical(v, is_matrix(params)))
+            masked = is_matrix(params)
+            u = jax.tree.map(lambda u, w, s, act: u + s * w if act else u, u, params, strength, masked)
+            u, of_rate = rate.update(u, state[2], params)
+            return u, (of_adam, of_moment, of_rate)
+
+        return optax.GradientTransformation(
+            lambda params: tuple(tx.init(params) for tx in (adam, moment, rate)), update
+        )
+
+    return make
+
+
+def _everywhere(tree: Any, number: Any) -> Any:
+    return jax.tree.map(lambda _: number, tree)
+
+
+def _mean(leaves: list[Any]) -> Any:
+    return sum(jnp.sum(leaf) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+
+
+def root_mean(v: Any, mask: Any) -> Any:
+    return _everywhere(v, jnp.sqrt(_mean(jax.tree.leaves(v))))
+
+
+def _acting(v: Any, mask: Any) -> list[Any]:
+    return [leaf for leaf, acts in zip(*map(jax.tree.leaves, (v, mask)), strict=True) if acts]
+
+
+def behind(*links: Callable[[float, float], optax.GradientTransformation]) -> Factory:
+    """Adam, and behind it what each of `links` makes of a rate and a decay."""
+
+    def make(learning_rate, b1, b2, eps, weight_decay):
+        return chain(core(b1, b2, eps), *(link(learning_rate, weight_decay) for link in links))
+
+    return make
+
+
+def scheduled(learning_rate: float, weight_decay: float = 0.0) -> optlab.Transform:
+    """The right rate, which no decay changes."""
+    return scale_by_learning_rate(product(learning_rate, triangle))
+
+
+def in_fork(numerator_decays: bool, make: Callable[[float], optlab.Transform]) -> Factory:
+    """Adam with `make(weight_decay)` in front of one side of its quotient."""
+
+    def factory(learning_rate, b1, b2, eps, weight_decay):
+        above, below = momentum(b1), rms(b2, eps)
+        link = make(weight_decay)
+        sides = (chain(link, above), below) if numerator_decays else (above, chain(link, below))
+        return chain(divide(*sides), scheduled(learning_rate))
+
+    return factory
+
+
+def added(decay: Any) -> optlab.Transform:
+    return add_decayed_weights(decay, is_matrix)
+
+
+Point = tuple[str, str, str, str]
+
+WRONG_DECAYS: dict[Point, dict[str, Factory]] = {
+    ("update", "lr", "none", "zero"): {
+        "schedule of the core only": behind(scheduled, lambda rate, wd: shrink_weights(rate * wd, is_matrix)),
+        "decay dropped": behind(scheduled),
+        "mask dropped": behind(lambda rate, wd: add_decayed_weights(wd), scheduled),
+        "of the weight after the step": behind(
+            scheduled, lambda rate, wd: shrink_after_step(product(rate, triangle, wd), is_matrix)
+        ),
+    },
+    ("update", "corrected", "none", "zero"): {
+        "the rate once": behind(lambda rate, wd: added(wd), scheduled),
+        "the rate squared, over nothing": behind(lambda rate, wd: added(product(wd, rate, triangle)), scheduled),
+        "the rate cubed": behind(lambda rate, wd: added(product(wd, triangle, triangle)), scheduled),
+        "the step corrected too": behind(
+            lambda rate, wd: added(wd), lambda rate, wd: scale_by_learning_rate(product(rate, triangle, triangle))
+        ),
+        "divided, not multiplied": behind(
+            lambda rate, wd: added(lambda count: wd / jnp.maximum(triangle(count), 0.05)), scheduled
+        ),
+    },
+    ("update", "schedule", "none", "zero"): {
+        "constant": behind(scheduled, lambda rate, wd: shrink_weights(wd, is_matrix)),
+        "times the rate": behind(lambda rate, wd: added(wd), scheduled),
+        "schedule a step ahead": behind(
+            scheduled, lambda rate, wd: shrink_weights(product(wd, lambda count: triangle(count + 1)), is_matrix)
+        ),
+        "the step without its schedule": behind(
+            lambda rate, wd: scale_by_learning_rate(rate),
+            lambda rate, wd: shrink_weights(product(wd, triangle), is_matrix),
+        ),
+    },
+    ("after", "lr", "none", "zero"): {
+        "of the weight before the step": behind(lambda rate, wd: added(wd), scheduled),
+        "divided, not multiplied": behind(
+            scheduled, lambda rate, wd: shrink_proximally(product(rate, triangle, wd), is_matrix)
+        ),
+        "schedule of the core only": behind(scheduled, lambda rate, wd: shrink_after_step(rate * wd, is_matrix)),
+        "not times the rate": behind(scheduled, lambda rate, wd: shrink_after_step(product(triangle, wd), is_matrix)),
+        "twice, before the step and after": behind(
+            lambda rate, wd: added(wd / 2),
+            scheduled,
+            lambda rate, wd: shrink_after_step(product(rate, triangle, wd / 2), is_matrix),
+        ),
+        "mask dropped": behind(scheduled, lambda rate, wd: shrink_after_step(product(rate, triangle, wd))),
+    },
+    ("proximal", "lr", "none", "zero"): {
+        "multiplied, not divided": behind(
+            scheduled, lambda rate, wd: shrink_after_step(product(rate, triangle, wd), is_matrix)
+        ),
+        "of the weight before the step": behind(lambda rate, wd: added(wd), scheduled),
+        "divided before the step": behind(
+            scheduled, lambda rate, wd: shrink_by_inverse(product(rate, triangle, wd), is_matrix)
+        ),
+        "twice as strong": behind(
+            scheduled, lambda rate, wd: shrink_proximally(product(2.0, rate, triangle, wd), is_matrix)
+        ),
+    },
+    ("update", "lr", "cautious", "zero"): {
+        "gate inverted": behind(lambda rate, wd: add_where(wd, lambda x: x <= 0, is_matrix), scheduled),
+        "gate open": behind(lambda rate, wd: added(wd), scheduled),
+        "gate closed at zero": behind(lambda rate, wd: add_where(wd, lambda x: x > 0, is_matrix), scheduled),
+        "gate of a leaf": behind(lambda rate, wd: add_where(wd, lambda x: jnp.mean(x) >= 0, is_matrix), scheduled),
+        "mask dropped": behind(lambda rate, wd: decay_cautiously(add_decayed_weights(wd)), scheduled),
+    },
+    ("update", "constant", "cautious", "zero"): {
+        # Where the rate is 0, so is the step, and the gate is open.
+        "gate behind the rate": behind(scheduled, lambda rate, wd: shrink_where(wd, lambda x: x <= 0, is_matrix)),
+        "gate behind the rate, inverted by its sign": behind(
+            scheduled, lambda rate, wd: shrink_where(wd, lambda x: x >= 0, is_matrix)
+        ),
+    },
+    ("update", "lr", "stable", "zero"): {
+        "not divided": behind(lambda rate, wd: added(wd), scheduled),
+        "leaf by leaf": stably(lambda v, mask: jax.tree.map(lambda v: jnp.sqrt(jnp.mean(v)), v)),
+        "mean of the roots": stably(lambda v, mask: _everywhere(v, _mean([*map(jnp.sqrt, jax.tree.leaves(v))]))),
+        "no root": stably(lambda v, mask: _everywhere(v, _mean(jax.tree.leaves(v)))),
+        "mean of what decays": stably(lambda v, mask: _everywhere(v, jnp.sqrt(_mean(_acting(v, mask))))),
+        "mean of leaves": stably(
+            lambda v, mask: _everywhere(v, jnp.sqrt(jnp.mean(jnp.stack([*map(jnp.mean, jax.tree.leaves(v))]))))
+        ),
+        "second moment not corrected": stably(root_mean, corrected=False),
+    },
+    ("update", "lr", "none", "init"): {
+        "toward zero": behind(lambda rate, wd: added(wd), scheduled),
+        "target follows the weights": behind(lambda rate, wd: add_away_from(wd, 1.0, 1.0, is_matrix), scheduled),
+        "target drifts": behind(lambda rate, wd: add_away_from(wd, 0.1, 1.0, is_matrix), scheduled),
+        "toward the mirror image": behind(lambda rate, wd: add_away_from(wd, 0.0, -1.0, is_matrix), scheduled),
+        "toward a tenth less": behind(lambda rate, wd: add_away_from(wd, 0.0, 0.9, is_matrix), scheduled),
+    },
+    ("update", "lr", "cautious", "init"): {
+        "gate toward zero": behind(lambda rate, wd: decay_cautiously(decay_toward_init(added(wd))), scheduled),
+    },
+    ("after", "lr", "none", "init"): {
+        "of the weight before the step": behind(lambda rate, wd: decay_toward_init(added(wd)), scheduled),
+    },
+    ("gradient", "lr", "none", "init"): {
+        "in the first moment only": in_fork(True, lambda wd: decay_toward_init(add_l2_to_grad(wd, is_matrix))),
+    },
+    ("first_moment", "lr", "none", "zero"): {
+        "in the second moment": in_fork(False, lambda wd: add_l2_to_grad(wd, is_matrix)),
+        "mask dropped": in_fork(True, add_l2_to_grad),
+    },
+    ("second_moment", "lr", "none", "init"): {
+        "toward zero": in_fork(False, lambda wd: add_l2_to_grad(wd, is_matrix)),
     },
 }
