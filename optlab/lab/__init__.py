@@ -1,1 +1,9 @@
 """The laboratory: tasks, studies over grids, figures and reports. Needs the extra `lab`."""
+
+try:
+    from optlab.lab.tasks import TASKS, Split, Task, supervised
+except ModuleNotFoundError as error:
+    message = f"optlab.lab needs {error.name}: pip install 'optlab[lab]'"
+    raise ModuleNotFoundError(message, name=error.name) from None
+
+__all__ = ["TASKS", "Split", "Task", "supervised"]

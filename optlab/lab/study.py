@@ -35,18 +35,18 @@ class Study:
     """Adam on `task` with decay at every one of `sites`.
 
     Attributes:
-      task: a name in `optlab.lab.tasks.TASKS`.
+      task: a name in `optlab.lab.tasks.TASKS`, or a `Task` of your own.
       sites: of `SITES`; see `optlab.Decay`.
       learning_rates, weight_decays: the axes of the grid; each >= 0.
       seeds: how many; run `s` draws its data, initial weights and batches from seed `s`, whatever its cell.
-      steps: updates per run; None for the task's own number.
+      steps: updates per run; None for the task's own number, which a `Task` of your own must keep.
       b1, b2, eps: Adam's; see `scale_by_ema`, `scale_by_rms`.
 
     Raises:
-      StudyError: an unknown task or site, or an empty axis.
+      StudyError: an unknown task or site, an empty axis, or `steps` beside a `Task`.
     """
 
-    task: str = "digits"
+    task: str | Task = "digits"
     sites: tuple[str, ...] = SITES
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     weight_decays: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -57,7 +57,12 @@ class Study:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _require_known("task", [self.task], TASKS)
+        if isinstance(self.task, str):
+            _require_known("task", [self.task], TASKS)
+        elif self.steps is not None:
+            raise StudyError(f"steps belong to the task {self.task.name}: leave them out, or change the task's")
+        else:
+            self.task.check()
         for axis in ("sites", "learning_rates", "weight_decays"):
             if isinstance(getattr(self, axis), str):
                 raise StudyError(f"{axis} must be a tuple, got {getattr(self, axis)!r}")
@@ -76,8 +81,9 @@ class Study:
 
     def make_task(self) -> Task:
         """The task, with this study's number of steps."""
-        task = TASKS[self.task]()
-        return task if self.steps is None else TASKS[self.task](steps=self.steps)
+        if isinstance(self.task, Task):
+            return self.task
+        return TASKS[self.task]() if self.steps is None else TASKS[self.task](steps=self.steps)
 
     def core(self) -> Transform:
         """The quotient that every site starts from."""
