@@ -1,9 +1,31 @@
 """The tasks that studies train on, one file each."""
 
 from optlab.lab.tasks.digits import digits
+from optlab.lab.tasks.digits_conv import digits_conv
+from optlab.lab.tasks.landscapes import beale, quadratic, rosenbrock
+from optlab.lab.tasks.modular import modular
+from optlab.lab.tasks.python_lm import python_lm, python_lm_small
 from optlab.lab.tasks.supervised import Split, accuracy, cross_entropy, supervised
 from optlab.lab.tasks.task import Task
 
-TASKS = {task.__name__: task for task in (digits,)}
+TASKS = {
+    task.__name__: task
+    for task in (digits, digits_conv, python_lm, python_lm_small, modular, rosenbrock, beale, quadratic)
+}
 
-__all__ = ["TASKS", "Split", "Task", "accuracy", "cross_entropy", "digits", "supervised"]
+__all__ = [
+    "TASKS",
+    "Split",
+    "Task",
+    "accuracy",
+    "beale",
+    "cross_entropy",
+    "digits",
+    "digits_conv",
+    "modular",
+    "python_lm",
+    "python_lm_small",
+    "quadratic",
+    "rosenbrock",
+    "supervised",
+]
