@@ -2,8 +2,10 @@
 
 import functools
 import hashlib
+import os
 import platform
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,24 +98,29 @@ class Source(NamedTuple):
 @functools.cache
 def read(folder: Path, training_bytes: int | None) -> dict[str, Source]:
     """Every `*.py` under `folder` by part: a hash of its path puts a file, whole, into one of them."""
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
-    names = {name for name in paths if SKIPPED.isdisjoint(name.split("/"))}
-    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in _names(folder)}
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    for name in sorted(names, key=hashes.__getitem__):
+    for name in sorted(hashes, key=hashes.__getitem__):
         tenth = int(hashes[name][-8:], 16) % 10
         parts["test" if tenth == 0 else "validation" if tenth == 1 else "train"].append(name)
     limits = {"train": training_bytes}
-    return {part: _joined(paths, names, limits.get(part)) for part, names in parts.items()}
+    return {part: _joined(folder, names, limits.get(part)) for part, names in parts.items()}
 
 
-def _joined(paths: dict[str, Path], names: list[str], limit: int | None) -> Source:
+def _names(folder: Path) -> Iterator[str]:
+    """Paths of the source files, relative to `folder`; of `site-packages`, which may be large, not even the names."""
+    for directory, inner, files in os.walk(folder):
+        inner[:] = [name for name in inner if name not in SKIPPED]
+        yield from ((Path(directory) / name).relative_to(folder).as_posix() for name in files if name.endswith(".py"))
+
+
+def _joined(folder: Path, names: list[str], limit: int | None) -> Source:
     used, length, texts = [], 0, []
     for name in names:
         if limit is not None and length >= limit:
             break
         used.append(name)
-        texts.append(paths[name].read_bytes() + END_OF_FILE)
+        texts.append((folder / name).read_bytes() + END_OF_FILE)
         length += len(texts[-1])
     return Source(tuple(used), np.frombuffer(b"".join(texts)[:limit], np.uint8))
 
