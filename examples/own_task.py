@@ -26,10 +26,6 @@ class Network(nnx.Module):
         return self.out(nnx.relu(self.hidden(patients)))[:, 0]
 
 
-def squared_error(predicted, target):
-    return ((predicted - target) ** 2).mean()
-
-
 def main():
     patients, progression = load_diabetes(return_X_y=True)
     patients, progression = patients / patients.std(), (progression - progression.mean()) / progression.std()
@@ -41,7 +37,7 @@ def main():
         description="a year's progression of diabetes from ten measurements, 200 patients; a 10-64-1 network",
         steps=500,
         batch_size=20,
-        loss=squared_error,
+        loss=lambda predicted, target: ((predicted - target) ** 2).mean(),
         measures={},
         objective="validation_loss",
         reported="test_loss",

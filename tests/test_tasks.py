@@ -80,7 +80,8 @@ def identical(a: Any, b: Any) -> bool:
     return all(jax.tree.leaves(same))
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 # What every task gives ------------------------------------------------------------------------------------------------
@@ -387,7 +388,7 @@ def sees_the_future(model: Callable[[jax.Array], jax.Array]) -> bool:
     changed = text.copy()
     changed[:, 20] = (text[:, 20] + 1) % 256
     before, after = model(text), model(changed)
-    assert not np.allclose(before[:, 20:], after[:, 20:], atol=1e-4)
+    assert not np.allclose(before[:, 20], after[:, 20], atol=1e-4)
     return not np.allclose(before[:, :20], after[:, :20], atol=1e-4)
 
 
@@ -758,6 +759,11 @@ def test_bad_input_is_one_error(case: str) -> None:
         make()
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_the_example_of_ones_own_task_is_short() -> None:
+    code = (ROOT / "examples" / "own_task.py").read_text().split('"""')[2]
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 40
 
 
 def test_a_study_takes_a_task_and_checks_it() -> None:
