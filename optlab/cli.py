@@ -1,4 +1,4 @@
-"""The command line: `optlab explain`, `compare`, `study`, `report`, `bench`."""
+"""The command line: `optlab explain`, `compare`, `identify`, `study`, `report`, `bench`."""
 
 import argparse
 import json
@@ -49,7 +49,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="optlab", description="An optimizer laboratory for JAX.")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="explain | compare | study | report | bench"
+        dest="command", required=True, metavar="explain | compare | identify | study | report | bench"
     )
 
     named = "adamw, optax.adamw, or package.module:factory"
@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("other", help=named)
     compare.add_argument("--steps", type=int, default=3, help="how many steps (default: 3)")
     compare.set_defaults(run=_compare)
+
+    identify = commands.add_parser("identify", help="tell from outside what an optimizer is, torch.optim's too")
+    identify.add_argument("optimizer", help="optax.adamw, torch.optim.AdamW, or package.module:make")
+    identify.add_argument("--learning-rate", type=float, default=0.01, help="what it is driven at (default: 0.01)")
+    identify.add_argument("--weight-decay", type=float, default=0.1, help="what it is driven at (default: 0.1)")
+    identify.add_argument("--says", metavar="NAME", help="check that it is what this name means, such as adamw")
+    identify.set_defaults(run=_identify)
 
     study = commands.add_parser("study", help="train over a grid of rates and decays, and write maps and a report")
     study.add_argument("name", choices=STUDIES, help="decay: where the weight decay of Adam acts")
@@ -156,6 +163,19 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
     try:
         print(compare(_named(options.optimizer), _named(options.other), options.steps))
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _identify(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    _needs_explain("identify")
+    from optlab.blackbox import check, identify
+
+    at = {"learning_rate": options.learning_rate, "weight_decay": options.weight_decay}
+    box = _named(options.optimizer)
+    try:
+        print(identify(box, **at) if options.says is None else check(box, options.says, **at))
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from None
 
