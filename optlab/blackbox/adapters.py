@@ -1,0 +1,177 @@
+"""One way to drive every black box: weights and gradients in, weights out."""
+
+import contextlib
+import functools
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Step = Callable[[np.ndarray, np.ndarray], Any]
+
+RATES = ("learning_rate", "lr")
+DECAYS = ("weight_decay", "wd")
+FORMS = "an optax-like transform (init and update), a step (w, g) -> new w, or be a torch.optim class"
+
+
+class Signature(NamedTuple):
+    """How a maker is called: the names of its arguments, `None` for one that it takes by position or not at all."""
+
+    rate: str | None
+    decay: str | None
+    takes_decay: bool
+
+
+class Box:
+    """A maker of optimizers, of which only what goes in and what comes out is looked at.
+
+    Args:
+      make: called anew for every run, as `make(learning_rate, weight_decay)`, or without the latter where it takes
+        none; a class of `torch.optim` is given its parameter first. Gives an optax-like transform, or a step
+        `(w, g) -> new w` over NumPy arrays.
+
+    Raises:
+      TypeError: not callable, or no argument that could be the learning rate.
+    """
+
+    def __init__(self, make: Any) -> None:
+        if not callable(make):
+            raise TypeError(f"identify: make must be callable as make(learning_rate, weight_decay), got {make!r}")
+        self._make = make
+        self._is_torch = _is_torch_class(make)
+        self._signature = _signature(make, self._is_torch)
+
+    @property
+    def takes_decay(self) -> bool:
+        return self._signature.takes_decay
+
+    def run(self, learning_rate: float, weight_decay: float, start: np.ndarray, grads: np.ndarray) -> np.ndarray:
+        """The weights before and after every step, `[steps + 1, weights]`, from a fresh optimizer.
+
+        Args:
+          learning_rate, weight_decay: handed to the maker.
+          start: weights, `[weights]`, float64.
+          grads: one row per step, `[steps, weights]`; they do not depend on the weights.
+
+        Raises:
+          TypeError: the maker gives nothing that steps, or the step gives no real floating-point array.
+          ValueError: the maker or the step raises, or the step gives another shape.
+        """
+        weights = [start]
+        with _lenient():
+            step = self._fresh(learning_rate, weight_decay, start)
+            for t, g in enumerate(grads, 1):
+                try:
+                    new = np.asarray(step(weights[-1].copy(), g.copy()))
+                except Exception as error:
+                    raise ValueError(f"identify: step {t} of the box raised {_said(error)}") from error
+                weights.append(_checked(new, start, t))
+        return np.stack(weights)
+
+    def _fresh(self, learning_rate: float, weight_decay: float, start: np.ndarray) -> Step:
+        rate, decay, takes_decay = self._signature
+        values = [(rate, learning_rate), (decay, weight_decay)][: 2 if takes_decay else 1]
+        positional = [value for name, value in values if name is None]
+        named = {name: value for name, value in values if name is not None}
+        wd = f", weight_decay={weight_decay:g}" if takes_decay else ""
+        try:
+            if self._is_torch:
+                return _torch_step(functools.partial(self._make, **named), start)
+            made = self._make(*positional, **named)
+            if callable(getattr(made, "init", None)) and callable(getattr(made, "update", None)):
+                return _optax_step(made, start)
+        except Exception as error:
+            raise ValueError(
+                f"identify: make(learning_rate={learning_rate:g}{wd}) raised {_said(error)}; a maker takes these two"
+                " and fixes the rest, as functools.partial(make, ...) does"
+            ) from error
+        if not callable(made):
+            raise TypeError(f"identify: make must give {FORMS}; it gave {type(made).__name__}")
+        return made
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def _is_torch_class(make: Any) -> bool:
+    while isinstance(make, functools.partial):
+        make = make.func
+    torch = sys.modules.get("torch")  # whoever hands one of its classes has imported it
+    return torch is not None and isinstance(make, type) and issubclass(make, torch.optim.Optimizer)
+
+
+def _signature(make: Any, is_torch: bool) -> Signature:
+    try:
+        parameters = inspect.signature(make).parameters
+    except ValueError:
+        parameters = {}
+    named_rate = next((name for name in RATES if name in parameters), None)
+    named_decay = next((name for name in DECAYS if name in parameters), None)
+    if named_rate is not None:
+        return Signature(named_rate, named_decay, named_decay is not None)
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p.name for p in parameters.values() if p.kind in by_position and p.default is inspect.Parameter.empty]
+    if is_torch or not required or len(required) > 2:
+        raise TypeError(
+            "identify: make must take (learning_rate, weight_decay), or learning_rate alone, got a callable that takes "
+            f"({', '.join(parameters)}); wrap it: lambda lr, wd: ..."
+        )
+    return Signature(None, named_decay, named_decay is not None or len(required) == 2)
+
+
+@contextlib.contextmanager
+def _lenient() -> Iterator[None]:
+    """Double precision, and the promotions that other people's code relies on."""
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        warnings.catch_warnings(),
+        np.errstate(all="ignore"),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _optax_step(tx: Any, start: np.ndarray) -> Step:
+    state = tx.init(jnp.asarray(start))
+
+    def step(w: np.ndarray, g: np.ndarray) -> Any:
+        nonlocal state
+        params = jnp.asarray(w)
+        updates, state = tx.update(jnp.asarray(g), state, params)
+        if updates.dtype == jnp.float32:  # adding to wider weights would hide how few digits the updates have
+            params = params.astype(jnp.float32)
+        return optax.apply_updates(params, updates)
+
+    return step
+
+
+def _torch_step(make: Callable[..., Any], start: np.ndarray) -> Step:
+    import torch
+
+    parameter = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    optimizer = make([parameter])
+
+    def step(w: np.ndarray, g: np.ndarray) -> np.ndarray:
+        parameter.grad = torch.from_numpy(g)
+        optimizer.step()
+        return parameter.detach().numpy().copy()
+
+    return step
+
+
+def _checked(new: np.ndarray, start: np.ndarray, t: int) -> np.ndarray:
+    if new.dtype.kind != "f":
+        raise TypeError(f"identify: the box must give real floating-point weights, step {t} gave {new.dtype}")
+    if new.shape != start.shape:
+        raise ValueError(f"identify: step {t} of the box turned weights of shape {start.shape} into {new.shape}")
+    return new.astype(np.float64)

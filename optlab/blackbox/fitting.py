@@ -1,0 +1,168 @@
+"""Least squares between what a box did and what a model says that it does, in units of the box's rounding."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import maximum_filter1d
+from scipy.optimize import least_squares
+
+from optlab.blackbox.families import Model
+
+ROUNDINGS = 16.0  # in one update, at least; an average adds as many as it remembers steps
+HOPELESS = 1e20  # roundings: more than a wrong prediction in float64 is off by
+OVERFLOWS = 1e100  # weights that decay has blown up say nothing more
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """What a box did.
+
+    Attributes:
+      w: weights before and after every step, `[steps + 1, weights]`.
+      g: gradients, `[steps, weights]`.
+      unit: the relative rounding error of the box's numbers.
+      noise: the rounding error of each new weight, `[steps, weights]`.
+      seen: where the weights are still finite, `[steps, weights]`.
+    """
+
+    w: np.ndarray
+    g: np.ndarray
+    unit: float
+    noise: np.ndarray = dataclasses.field(init=False)
+    seen: np.ndarray = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        with np.errstate(all="ignore"):
+            limit = OVERFLOWS if self.unit < 1e-10 else OVERFLOWS**0.1
+            lost = np.maximum.accumulate(~(np.abs(self.w) < limit), axis=0)
+            size = maximum_filter1d(np.abs(np.diff(np.where(lost, 0, self.w), axis=0)), 5, axis=0)
+            weights = np.abs(self.w[1:]) + np.abs(self.w[:-1])
+            noise = self.unit * (weights + ROUNDINGS * size) + np.finfo(float).tiny
+        object.__setattr__(self, "noise", np.where(lost[1:], 1.0, noise))
+        object.__setattr__(self, "seen", ~lost[1:])
+
+    def only(self, weights: np.ndarray) -> "Trajectory":
+        return Trajectory(self.w[:, weights], self.g[:, weights], self.unit)
+
+    def off(self, predicted: np.ndarray) -> np.ndarray:
+        """Differences from the new weights, in units of their noise, flat."""
+        with np.errstate(all="ignore"):
+            off = ((predicted - self.w[1:]) / self.noise)[self.seen]
+        return np.clip(np.nan_to_num(off, nan=HOPELESS), -HOPELESS, HOPELESS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A model with its values; `rms` is how far it is off, in units of the box's rounding."""
+
+    model: Model
+    rate: float
+    values: Mapping[str, float]
+    rms: float
+    uncertainties: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def allowed(self) -> float:
+        """How large `rms` gets from rounding alone.
+
+        Averages add up the errors of the steps that they remember; torch's NAdam keeps the product of its coefficients
+        in float32 for weights of any precision.
+        """
+        remembered = sum(min(1 / (1 - self.values[name]), 1e4) for name in ("b1", "b2") if name in self.values)
+        kept_in_single = 2.0**24 if self.model.core.numerator == "warming_nesterov_ema" else 1.0
+        return 8 * (1 + remembered / ROUNDINGS) * kept_in_single
+
+    def holds(self) -> bool:
+        return self.rms <= self.allowed() and self.rate > 0
+
+
+def rms(off: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(off)))) if off.size else math.inf
+
+
+def best_rate(model: Model, values: Mapping[str, float], run: Trajectory) -> Fit:
+    """The fit with the rate that suits these values best; predictions are linear in it."""
+    with np.errstate(all="ignore"):
+        still = model.step(run.w[:-1], run.g, 0.0, values)
+        per_rate = model.step(run.w[:-1], run.g, 1.0, values) - still
+        direction = np.nan_to_num((per_rate / run.noise)[run.seen], posinf=0, neginf=0)
+        needed = np.nan_to_num(((run.w[1:] - still) / run.noise)[run.seen], posinf=0, neginf=0)
+        rate = float(direction @ needed / max(direction @ direction, 1e-300))
+    return Fit(model, rate, values, rms(needed - rate * direction))
+
+
+def predict(fit: Fit, run: Trajectory) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return fit.model.step(run.w[:-1], run.g, fit.rate, fit.values)
+
+
+def off_from(fit: Fit, run: Trajectory) -> float:
+    """The `rms` of a fit on another run."""
+    return rms(run.off(predict(fit, run)))
+
+
+# Hyperparameters are fitted on the scale on which they are free ----------------------------------------------------
+
+_LOGARITHMIC = ("eps", "eps_root", "initial", "momentum_decay")
+
+
+def _free(name: str, value: float, start: float) -> float:
+    if name in ("b1", "b2"):
+        return math.log(value / (1 - value))
+    return math.log(value) if name in _LOGARITHMIC else value / start
+
+
+def _bound(name: str, x: float, start: float) -> float:
+    if name in ("b1", "b2"):
+        return 1 / (1 + math.exp(-min(max(x, -30), 16.1)))
+    return math.exp(min(max(x, -600), 600)) if name in _LOGARITHMIC else x * start
+
+
+def _slope(name: str, value: float, start: float) -> float:
+    if name in ("b1", "b2"):
+        return value * (1 - value)
+    return value if name in _LOGARITHMIC else abs(start)
+
+
+def fit(start: Fit, run: Trajectory, free: Sequence[str]) -> Fit:
+    """Least squares over the `free` values (`rate` among them or not) from `start`, with their standard deviations."""
+    if not free:
+        return dataclasses.replace(start, rms=off_from(start, run))
+    origin = {"rate": start.rate, **start.values}
+    scale = {name: origin[name] or 1.0 for name in free}
+
+    def values(x: np.ndarray) -> dict[str, float]:
+        return origin | {name: _bound(name, each, scale[name]) for name, each in zip(free, x, strict=True)}
+
+    def candidate(x: np.ndarray) -> Fit:
+        at = values(x)
+        return Fit(start.model, at.pop("rate"), at, math.inf)
+
+    def residual(x: np.ndarray) -> np.ndarray:
+        return run.off(predict(candidate(x), run))
+
+    x0 = [_free(name, origin[name], scale[name]) for name in free]
+    result: Any = least_squares(residual, x0, method="lm", ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=60 * len(x0))
+    found = candidate(result.x)
+    off = rms(result.fun)
+    covariance = np.linalg.pinv(result.jac.T @ result.jac) * max(off, 1.0) ** 2
+    spread = np.sqrt(np.maximum(np.diag(covariance), 0))
+    at = {"rate": found.rate, **found.values}
+    uncertainties = {
+        name: float(each * _slope(name, at[name], scale[name])) for name, each in zip(free, spread, strict=True)
+    }
+    return dataclasses.replace(found, rms=off, uncertainties=uncertainties)
+
+
+def scan(model: Model, run: Trajectory, grid: Sequence[Mapping[str, float]]) -> Fit:
+    """The best point of a grid, each with its best rate."""
+    return min((best_rate(model, values, run) for values in grid), key=lambda found: found.rms)
+
+
+def simplest(fits: Sequence[Fit], size: Callable[[Fit], int]) -> list[Fit]:
+    """The fits that the best one is not clearly better than, fewest hyperparameters first."""
+    best = min(found.rms for found in fits)
+    floor = max(2 * best, 4.0)
+    return sorted((found for found in fits if found.rms <= floor), key=size)

@@ -1,0 +1,292 @@
+"""`identify`: what an optimizer is, told from outside."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from optlab.blackbox import placing, signs
+from optlab.blackbox.adapters import Box
+from optlab.blackbox.card import INAPPLICABLE, UNKNOWN, Card, Value, correction, family
+from optlab.blackbox.experiments import SINGLE, Experiments
+from optlab.blackbox.families import Core, Model
+from optlab.blackbox.fitting import Fit, Trajectory, best_rate, fit, off_from
+from optlab.blackbox.search import search, search_with_decay
+
+WHOLE = 0.02  # how far the power of a proportionality may be from a whole number, to be taken for it
+
+
+def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0) -> Card:
+    """`(w, g) -> new w`, as anybody's optimizer has it -> its family, the site of its decay, its hyperparameters.
+
+    The box is driven with chosen gradients and watched; nothing else of it is read. Twins, weights that see the same
+    gradients from two starting points, tell decay: their distance moves by nothing else. A least-squares fit of
+    every known recurrence tells the rest, and is held against a fresh, longer run.
+
+    Args:
+      make: `make(learning_rate, weight_decay)`, called anew for every run; without the second where it takes none.
+        Gives an optax-like transform, or a step `(w, g) -> new w` over NumPy arrays of one axis. A class of
+        `torch.optim` is called as `make([parameter], lr=..., weight_decay=...)`.
+      learning_rate, weight_decay: > 0, handed to `make`, besides their halves and a decay of 0; the card says what
+        they are in effect.
+      seed: of the gradients.
+
+    Returns:
+      A card; `print` shows it on one screen. Its family is `none of the known families` unless it predicts the fresh
+      run down to the rounding of the box.
+
+    Raises:
+      TypeError: `make` is not callable, takes no learning rate, or gives nothing that steps.
+      ValueError: the box raises, gives another shape or weights that are not finite, is stochastic, or ignores its
+        learning rate; or a rate or decay here that is not positive and finite.
+    """
+    for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"identify: {name} must be a finite number > 0, got {value!r}")
+    box = Box(make)
+    experiments, rest = Experiments(box, float(learning_rate), float(weight_decay), seed).at_rest()
+    half_rest = experiments.at_half_rate(0.0, rest)
+    decay, base = experiments.at_visible_decay() if box.takes_decay else (0.0, rest)
+    probed = _Probed(experiments, decay, rest, half_rest, base)
+    found = probed.without_inherent_decay() if placing.twins(rest)[0] == "constant" else probed.with_inherent_decay()
+    return _card(probed, found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What explains the runs best: fits of the one at the base values, at half the rate and at half the decay."""
+
+    full: Fit
+    half_rate: Fit
+    half_decay: Fit | None = None
+    same_as: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Probed:
+    """The runs of a box: at no decay (`rest`), at half the rate, and with decay (`base`)."""
+
+    experiments: Experiments
+    decay: float
+    rest: Trajectory
+    half_rest: Trajectory
+    base: Trajectory
+
+    def without_inherent_decay(self) -> _Found:
+        """The core from the run without decay, then the decay alone."""
+        core = self.core(self.rest)
+        half = best_rate(core.model, core.values, self.half_rest)
+        if not core.holds() or placing.twins(self.base)[0] == "constant":
+            return _Found(core, half)
+        rate = self.experiments.rate
+        full, *others = placing.place(core, self.base, lambda core: self.turns(core, rate, self.decay))
+        same_as = tuple(dict.fromkeys(each.model.place for each in others if each.model.place != full.model.place))
+        return _Found(
+            full,
+            self.refit(full, half.rate, rate / 2, self.decay),
+            self.refit(full, core.rate, rate, self.decay / 2),
+            same_as,
+        )
+
+    def with_inherent_decay(self) -> _Found:
+        """Core and decay from one run, for a box that decays whatever it is told."""
+        motion, share = placing.twins(self.base)
+        if motion == "shrinks":
+            core = self.core(placing.without(share, self.base))
+            start = dataclasses.replace(
+                core, model=Model(core.model.core, "before"), values={**core.values, "decay": share}
+            )
+            smooth = core.model.core.denominator != "magnitude"
+            full = fit(start, self.base, ["rate", "decay", *(core.model.names() if smooth else [])])
+            full = dataclasses.replace(full, uncertainties={**core.uncertainties, **full.uncertainties})
+        else:
+            scale = self.experiments.probe.scale
+            full = search_with_decay(self.base, scale, placing.placed)[0]
+        full = self.as_asked(full)
+        rate = self.experiments.rate
+        half_run = self.run(rate / 2, self.decay) if self.experiments.box.takes_decay else self.half_rest
+        half = fit(dataclasses.replace(full, rate=full.rate / 2), half_run, ["rate", "decay"])
+        half_decay = None
+        if self.experiments.box.takes_decay:
+            half_decay = fit(full, self.run(rate, self.decay / 2), ["decay"])
+        return _Found(*placing.before_or_after(full, half), half_decay)
+
+    def core(self, run: Trajectory) -> Fit:
+        weights = np.arange(0, run.w.shape[1], 2)
+        run, scale = run.only(weights), self.experiments.probe.scale[weights]
+        if signs.steps_by_sign(run):
+            return signs.fit_core(lambda start, grads: self.drive(start, grads, self.experiments.rate, 0.0), run)
+        return self.as_asked(search(run, scale)[0])
+
+    def as_asked(self, found: Fit) -> Fit:
+        """A sum of decayed gradients, or their average at a larger rate: whichever is nearer to the rate asked for."""
+        if found.model.core != Core("trace") or found.rate <= 0:
+            return found
+        larger = found.rate / (1 - found.values["b1"])
+        asked = self.experiments.rate
+        if abs(math.log(larger / asked)) > abs(math.log(found.rate / asked)):
+            return found
+        model = dataclasses.replace(found.model, core=Core("ema"))
+        return dataclasses.replace(found, model=model, rate=larger)
+
+    def run(self, rate: float, decay: float) -> Trajectory:
+        return self.experiments.run(rate, decay, self.experiments.probe)
+
+    def drive(self, start: np.ndarray, grads: np.ndarray, rate: float, decay: float) -> np.ndarray:
+        return self.experiments.box.run(rate, decay, start, grads)
+
+    def turns(self, core: Fit, rate: float, decay: float) -> dict[str, float]:
+        return signs.decays_through(lambda start, grads: self.drive(start, grads, rate, decay), core)
+
+    def refit(self, full: Fit, effective_rate: float, rate: float, decay: float) -> Fit:
+        """The decay at another rate or decay, all else as in `full`."""
+        start, run = dataclasses.replace(full, rate=effective_rate), self.run(rate, decay)
+        if full.model.core.denominator != "magnitude" or full.model.place in placing.DECOUPLED:
+            return fit(start, run, ["decay"])
+        turns = self.turns(full, rate, decay)
+        return placing.with_given(start, turns.get(full.model.place, math.nan), run)
+
+
+# The card ---------------------------------------------------------------------------------------------------------
+
+
+def _card(probed: _Probed, found: _Found) -> Card:
+    experiments, full = probed.experiments, found.full
+    mixes = experiments.mixes(probed.decay, probed.base)
+    fresh = experiments.afresh(probed.decay)
+    off = off_from(full, fresh)
+    claimed = not mixes and full.holds() and off <= full.allowed()
+    with np.errstate(all="ignore"):
+        moved = np.abs(np.diff(fresh.w, axis=0))
+        per_noise = float(np.median((fresh.noise / moved)[fresh.seen & (moved > 0)]))
+    common = {
+        "gradient": _gradient_scale(probed),
+        "residual": off * per_noise,
+        "floor": full.allowed() * per_noise,
+        "nearest": family(full.model.core),
+        "precision": "float32" if experiments.unit == SINGLE else "float64",
+        "mixes": mixes,
+    }
+    notes = _notes(probed, found)
+    if not claimed:
+        motion = placing.twins(probed.base)[0]
+        site = {"constant": "none", "shrinks": "decoupled", "moves": "unknown"}[motion]
+        law, gate = "-", "none"
+        return Card(UNKNOWN, site, "none", law, gate, {}, {}, INAPPLICABLE, None, notes=notes, **common)
+    site, coupling, law, decay_value, decay_notes = _decay(probed, found)
+    core = full.model.core
+    values = {"learning_rate": _value(full, "rate", experiments.unit, experiments.rate)}
+    values |= decay_value
+    values |= {name: _value(full, name, experiments.unit) for name in core.names()}
+    unidentifiable = _unidentifiable(core, values, common["precision"])
+    return Card(
+        family(core),
+        site,
+        coupling,
+        law,
+        "cautious" if full.model.cautious else "none",
+        {name: value for name, value in values.items() if name not in unidentifiable},
+        unidentifiable,
+        correction(core),
+        core,
+        same_as=_sites(found.same_as, coupling),
+        notes=(*notes, *decay_notes),
+        **common,
+    )
+
+
+def _value(found: Fit, name: str, unit: float, given: float | None = None) -> Value:
+    value = found.rate if name == "rate" else found.values[name]
+    return Value(float(value), max(found.uncertainties.get(name, 0.0), unit * abs(value)), given)
+
+
+def _gradient_scale(probed: _Probed) -> str:
+    """What updates do when gradients grow a thousandfold."""
+    scale, moved = probed.experiments.probe.scale, np.diff(probed.rest.w, axis=0)
+    larger, smaller = (moved[:, np.isclose(scale, size)][:, ::2] for size in (1e6, 1e3))
+    typical = np.median(np.abs(larger))
+    if np.median(np.abs(larger - smaller)) <= 1e-3 * typical:
+        return "scale-free"
+    return "proportional" if np.median(np.abs(larger - 1e3 * smaller)) <= 1e-3 * typical else "neither"
+
+
+def _power(name: str, power: float) -> str:
+    """A power of something, in words; the constant where it is 0."""
+    whole = round(power) if not math.isnan(power) and abs(power - round(power)) < WHOLE else None
+    if whole is None:
+        return f"{name}^{power:.2f}"
+    return {0: "constant", 1: name}.get(whole, f"{name}^{whole}")
+
+
+def _sites(places: tuple[str, ...], coupling: str) -> tuple[str, ...]:
+    before = "step" if coupling == "constant" else "update"
+    return tuple(before if place == "before" else place for place in places)
+
+
+def _decay(probed: _Probed, found: _Found) -> tuple[str, str, str, dict[str, Value], tuple[str, ...]]:
+    """Site, coupling and law of the decay, its value at the base rate and decay, and what is odd about it."""
+    full, experiments = found.full, probed.experiments
+    if full.model.place == "none":
+        return "none", "none", "-", {}, ()
+    strength = placing.strength(full, found.half_rate, found.half_decay)
+    coupling = _power("lr", strength.by_rate)
+    site = _sites((full.model.place,), coupling)[0]
+    if site == "after" and strength.law == "1/(1 + decay)":
+        site = "proximal"
+    own_rate = strength.by_rate - (full.model.place not in placing.DECOUPLED)
+    value = strength.amount / full.rate ** (round(own_rate) if abs(own_rate - round(own_rate)) < WHOLE else own_rate)
+    notes = []
+    given = None
+    if experiments.box.takes_decay:
+        given = experiments.decay
+        power = _power("weight_decay", strength.by_decay)
+        if power != "weight_decay":
+            notes.append("the decay does not follow weight_decay" if power == "constant" else f"the decay goes as {power}")
+        if probed.decay != given:
+            notes.append(f"decay watched at weight_decay={probed.decay:g}, below which {experiments.unit:.0e} hides it")
+            value *= (given / probed.decay) ** (0.0 if math.isnan(strength.by_decay) else round(strength.by_decay))
+    if value < 0:
+        notes.append("sign trap: weights grow by what they should shrink by")
+    amount = full.values["decay"]
+    relative = full.uncertainties.get("decay", 0.0) / abs(amount) + full.uncertainties.get("rate", 0.0) / full.rate
+    relative = max(relative, experiments.unit)
+    return site, coupling, strength.law, {"weight_decay": Value(value, relative * abs(value), given)}, tuple(notes)
+
+
+def _unidentifiable(core: Core, values: dict[str, Value], precision: str) -> dict[str, str]:
+    found = {
+        name: f"its error would be {value.uncertainty / abs(value.value):.0%} of it"
+        for name, value in values.items()
+        if value.value and value.uncertainty > 0.3 * abs(value.value)
+    }
+    if core.denominator not in ("one", "magnitude") and core.eps == "none":
+        found["eps"] = (
+            "inside the root it is an initial sum"
+            if core.denominator == "sum"
+            else f"0, or too small for gradients of 1e-16 in {precision}"
+        )
+    return found
+
+
+def _notes(probed: _Probed, found: _Found) -> tuple[str, ...]:
+    experiments, full = probed.experiments, found.full
+    notes = []
+    if not experiments.box.takes_decay:
+        notes.append("make takes no weight_decay")
+    elif placing.twins(probed.base)[0] == "constant":
+        notes.append("weight_decay has no effect")
+    if full.rate > 0 and found.half_rate.rate > 0:
+        power = _power("learning_rate", math.log2(full.rate / found.half_rate.rate))
+        if power != "learning_rate":
+            notes.append(f"the effective rate goes as {power}")
+    core = full.model.core
+    if core in (Core("trace"), Core("ema")):
+        b1 = full.values["b1"]
+        other = f"momentum (EMA) at rate {full.rate / (1 - b1):.6g}"
+        if core == Core("ema"):
+            other = f"heavy_ball at rate {full.rate * (1 - b1):.6g}"
+        notes.append(f"the same as {other}")
+    if core.numerator == "warming_nesterov_ema":
+        notes.append("the look-ahead warms up as torch's, whose product of coefficients is float32")
+    return tuple(notes)

@@ -1,0 +1,66 @@
+"""The gradients that black boxes are driven with: every weight is an experiment of its own."""
+
+import dataclasses
+
+import numpy as np
+
+SCALES = 10.0 ** np.arange(-16, 7)
+KINDS = ("steady", "bursty", "fading", "sparse")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Gradients and starting weights, all of them float32 numbers, which no box rounds on their way in.
+
+    Attributes:
+      grads: `[steps, weights]`.
+      start: `[weights]`.
+      scale: of each weight's gradients, `[weights]`.
+    """
+
+    grads: np.ndarray
+    start: np.ndarray
+    scale: np.ndarray
+
+    def first(self, steps: int) -> "Probe":
+        return dataclasses.replace(self, grads=self.grads[:steps])
+
+    def twins(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the weights that start at zero, and of those that see the same gradients from elsewhere."""
+        return np.arange(0, self.start.size, 2), np.arange(1, self.start.size, 2)
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32).astype(np.float64)
+
+
+def _stream(kind: str, steps: int, rng: np.random.Generator) -> np.ndarray:
+    values = rng.normal(size=steps)
+    values += np.copysign(0.05, values)  # no gradient is lost beside its neighbours
+    if kind == "bursty":
+        values *= 10 ** rng.uniform(-2, 2, steps)
+    elif kind == "fading":
+        values *= 10 ** np.linspace(0, -3, steps)
+    elif kind == "sparse":
+        values *= (rng.random(steps) < 0.3) | (np.arange(steps) == 0)
+    return values
+
+
+def ladder(steps: int, seed: int) -> Probe:
+    """One stream per kind, fed at every scale to two weights each: one that starts at zero and its twin."""
+    rng = np.random.default_rng(seed)
+    unit = np.stack([_stream(kind, steps, rng) for kind in KINDS], axis=1)
+    scale = np.repeat(SCALES, len(KINDS))
+    grads = np.tile(unit, len(SCALES)) * scale
+    away = rng.uniform(0.5, 2, scale.size) * rng.choice([-1, 1], scale.size)
+    start = np.stack([np.zeros(scale.size), away], axis=1).ravel()
+    return Probe(_single(np.repeat(grads, 2, axis=1)), _single(start), np.repeat(scale, 2))
+
+
+def fresh(steps: int, weights: int, seed: int) -> Probe:
+    """Streams that no two weights share, at scales and from starting weights drawn anew."""
+    rng = np.random.default_rng(seed)
+    scale = 10 ** rng.uniform(np.log10(SCALES[0]), np.log10(SCALES[-1]), weights)
+    streams = [_stream(KINDS[i % len(KINDS)], steps, rng) for i in range(weights)]
+    start = rng.normal(size=weights) * 10 ** rng.uniform(-3, 1, weights) * (np.arange(weights) % 3 > 0)
+    return Probe(_single(np.stack(streams, axis=1) * scale), _single(start), scale)

@@ -1,0 +1,93 @@
+"""Which core a trajectory is of: a screen of all cores at gradients that no eps reaches, then fits of the best."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from optlab.blackbox import families
+from optlab.blackbox.families import Core, Model
+from optlab.blackbox.fitting import Fit, Trajectory, fit, scan, simplest
+
+LARGE = 1e4  # at gradients of this scale an eps of 1e-3 moves an update by 1e-7
+NO_MOMENTUM = 1e-6  # a momentum that is fitted smaller is none, and a simpler core says so
+SCREENED = 16
+KEPT, KEPT_WITH_DECAY = 6, 2
+
+_GRID = {
+    "b1": (0.2, 0.5, 0.8, 0.9, 0.95, 0.99),
+    "b2": (0.7, 0.9, 0.99, 0.999, 0.9999),
+    "momentum_decay": (4e-3,),
+    "dampening": (0.5,),
+    "eps": (1e-10, 1e-8, 1e-6, 1e-4, 1e-2),
+    "eps_root": (1e-16,),
+    "initial": (1e-3,),
+}
+_DECADES = tuple(10.0**power for power in range(-17, 1))
+_SCANNED = {"eps": _DECADES, "initial": _DECADES, "eps_root": _DECADES, "decay": _DECADES[7:]}
+
+
+def _grid(names: Sequence[str]) -> list[dict[str, float]]:
+    return [dict(zip(names, point, strict=True)) for point in itertools.product(*(_GRID[name] for name in names))]
+
+
+def screen(run: Trajectory) -> list[Fit]:
+    """Fits of the likeliest cores, best first, on a trajectory of gradients that no eps reaches."""
+    starts = []
+    for core in (*families.LINEAR, *families.QUOTIENTS):
+        names = [name for name in core.names() if name not in ("eps_root", "initial")]
+        zero = {name: 0.0 for name in core.names() if name not in names}
+        starts.append((scan(Model(core), run, [point | zero for point in _grid(names)]), names))
+    starts.sort(key=lambda start: start[0].rms)
+    found = [fit(start, run, ["rate", *names]) for start, names in starts[:SCREENED]]
+    return sorted((each for each in found if each.values.get("b1", 1) > NO_MOMENTUM), key=lambda each: each.rms)
+
+
+def refine(start: Fit, run: Trajectory) -> Fit:
+    """A screened fit, with the values that it lacks, fitted on a trajectory at every scale."""
+    names = start.model.names()
+    scanned = {name: _SCANNED[name] for name in names if name in _SCANNED}
+    if scanned:
+        points = itertools.product(*scanned.values())
+        grid = [{**start.values, **dict(zip(scanned, point, strict=True))} for point in points]
+        start = scan(start.model, run, grid)
+    return fit(start, run, ["rate", *names])
+
+
+def _refined(screened: Sequence[Fit], run: Trajectory, models: Callable[[Core], Sequence[Model]]) -> list[Fit]:
+    found = [
+        refine(dataclasses.replace(rough, model=model), run)
+        for rough in screened
+        for core in families.with_eps(rough.model.core)
+        for model in models(core)
+    ]
+    return sorted(found, key=lambda each: each.rms)
+
+
+def search(run: Trajectory, scale: np.ndarray) -> list[Fit]:
+    """Fits of every core that explains a trajectory without decay, simplest first; where none does, best first.
+
+    Args:
+      run: of gradients at many scales.
+      scale: that of each weight's gradients.
+    """
+    screened = screen(run.only(np.flatnonzero(scale >= LARGE)))
+    near = [each for each in screened[:KEPT] if each.rms <= max(1e3 * screened[0].rms, 1e3)]
+    found = _refined(near, run, lambda core: [Model(core)])
+    if not found[0].holds():
+        from_elsewhere = [each for each in near if each.model.core.denominator == "ema"]
+        found += _refined(from_elsewhere, run, lambda core: [Model(dataclasses.replace(core, starts=True))])
+        found.sort(key=lambda each: each.rms)
+    if not found[0].holds():
+        return found
+    return simplest(found, lambda each: len(each.model.names()))
+
+
+def search_with_decay(run: Trajectory, scale: np.ndarray, models: Callable[[Core], Sequence[Model]]) -> list[Fit]:
+    """Like `search`, for a trajectory with decay through the moments: large gradients leave it out of the screen."""
+    near = screen(run.only(np.flatnonzero(scale >= LARGE)))[:KEPT_WITH_DECAY]
+    found = _refined(near, run, models)
+    if not found[0].holds():
+        return found
+    return simplest(found, lambda each: len(each.model.names()))
