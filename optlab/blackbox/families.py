@@ -237,6 +237,15 @@ class Model:
         below = g + pull if self.place in ("gradient", "second_moment") else g
         return self.core.updates(above, below, p, pull if self.place == "direction" else 0.0)
 
+    def size(self, w: Array, g: Array, p: Values) -> Array:
+        """What `u` is of terms that do not cancel, which is what it rounds by."""
+        if self.core.denominator == "magnitude":
+            return np.ones_like(g)
+        pull = p["decay"] * w if self.place in PLACES[3:] else np.zeros_like(w)
+        below = g + pull if self.place in ("gradient", "second_moment") else g
+        above = np.abs(g) + np.abs(pull) if self.place in ("gradient", "first_moment") else np.abs(g)
+        return self.core.updates(above, below, p, np.abs(pull) if self.place == "direction" else 0.0)
+
     def step(self, w: Array, g: Array, rate: float, p: Values) -> Array:
         """The weights after every step, each predicted from those before it, `w`."""
         u = self.updates(w, g, p)

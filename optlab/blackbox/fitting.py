@@ -12,6 +12,8 @@ from scipy.optimize import least_squares
 from optlab.blackbox.families import Model
 
 ROUNDINGS = 16.0  # in one update, at least; an average adds as many as it remembers steps
+EVALUATIONS = 300
+MOST_CANCELLED = 1e3  # how much of an update's rounding may come from terms that cancel
 HOPELESS = 1e20  # roundings: more than a wrong prediction in float64 is off by
 OVERFLOWS = 1e100  # weights that decay has blown up say nothing more
 
@@ -56,16 +58,24 @@ class Trajectory:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A model with its values; `rms` is how far it is off, in units of the box's rounding."""
+    """A model with its values.
+
+    Attributes:
+      model, rate, values: what predicts the weights.
+      rms: how far the predictions are off, in units of the box's rounding.
+      off: the same, with the rounding of what cancels inside of an update; see `off_from`.
+      uncertainties: standard deviations of the values that were fitted, by name, and of the `rate`.
+    """
 
     model: Model
     rate: float
     values: Mapping[str, float]
     rms: float
+    off: float = math.inf
     uncertainties: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def allowed(self) -> float:
-        """How large `rms` gets from rounding alone.
+        """How large `off` gets from rounding alone.
 
         Averages add up the errors of the steps that they remember; torch's NAdam keeps the product of its coefficients
         in float32 for weights of any precision.
@@ -75,7 +85,7 @@ class Fit:
         return 8 * (1 + remembered / ROUNDINGS) * kept_in_single
 
     def holds(self) -> bool:
-        return self.rms <= self.allowed() and self.rate > 0
+        return self.off <= self.allowed() and self.rate > 0
 
 
 def rms(off: np.ndarray) -> float:
@@ -99,8 +109,20 @@ def predict(fit: Fit, run: Trajectory) -> np.ndarray:
 
 
 def off_from(fit: Fit, run: Trajectory) -> float:
-    """The `rms` of a fit on another run."""
-    return rms(run.off(predict(fit, run)))
+    """How far a fit is off a run, in units of a rounding that counts the terms of an update one by one.
+
+    They cancel where decay turns a weight around, and leave the rounding of what was there.
+    """
+    with np.errstate(all="ignore"):
+        size = fit.model.size(run.w[:-1], run.g, fit.values)
+        terms = np.nan_to_num(ROUNDINGS * run.unit * abs(fit.rate) * size, nan=0.0)
+        noise = run.noise + np.minimum(terms, MOST_CANCELLED * run.noise)
+    return rms(run.off(predict(fit, run)) * (run.noise / noise)[run.seen])
+
+
+def measured(fit: Fit, run: Trajectory) -> Fit:
+    """The fit with how far it is off this run."""
+    return dataclasses.replace(fit, rms=rms(run.off(predict(fit, run))), off=off_from(fit, run))
 
 
 # Hyperparameters are fitted on the scale on which they are free ----------------------------------------------------
@@ -126,10 +148,10 @@ def _slope(name: str, value: float, start: float) -> float:
     return value if name in _LOGARITHMIC else abs(start)
 
 
-def fit(start: Fit, run: Trajectory, free: Sequence[str]) -> Fit:
+def fit(start: Fit, run: Trajectory, free: Sequence[str], evaluations: int = EVALUATIONS) -> Fit:
     """Least squares over the `free` values (`rate` among them or not) from `start`, with their standard deviations."""
     if not free:
-        return dataclasses.replace(start, rms=off_from(start, run))
+        return measured(start, run)
     origin = {"rate": start.rate, **start.values}
     scale = {name: origin[name] or 1.0 for name in free}
 
@@ -144,16 +166,15 @@ def fit(start: Fit, run: Trajectory, free: Sequence[str]) -> Fit:
         return run.off(predict(candidate(x), run))
 
     x0 = [_free(name, origin[name], scale[name]) for name in free]
-    result: Any = least_squares(residual, x0, method="lm", ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=60 * len(x0))
+    result: Any = least_squares(residual, x0, method="lm", ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=evaluations)
     found = candidate(result.x)
-    off = rms(result.fun)
-    covariance = np.linalg.pinv(result.jac.T @ result.jac) * max(off, 1.0) ** 2
+    covariance = np.linalg.pinv(result.jac.T @ result.jac) * max(rms(result.fun), 1.0) ** 2
     spread = np.sqrt(np.maximum(np.diag(covariance), 0))
     at = {"rate": found.rate, **found.values}
     uncertainties = {
         name: float(each * _slope(name, at[name], scale[name])) for name, each in zip(free, spread, strict=True)
     }
-    return dataclasses.replace(found, rms=off, uncertainties=uncertainties)
+    return measured(dataclasses.replace(found, uncertainties={**start.uncertainties, **uncertainties}), run)
 
 
 def scan(model: Model, run: Trajectory, grid: Sequence[Mapping[str, float]]) -> Fit:

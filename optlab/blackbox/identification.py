@@ -11,8 +11,8 @@ from optlab.blackbox.adapters import Box
 from optlab.blackbox.card import INAPPLICABLE, UNKNOWN, Card, Value, correction, family
 from optlab.blackbox.experiments import SINGLE, Experiments
 from optlab.blackbox.families import Core, Model
-from optlab.blackbox.fitting import Fit, Trajectory, best_rate, fit, off_from
-from optlab.blackbox.search import search, search_with_decay
+from optlab.blackbox.fitting import Fit, Trajectory, fit, off_from
+from optlab.blackbox.search import search
 
 WHOLE = 0.02  # how far the power of a proportionality may be from a whole number, to be taken for it
 
@@ -76,7 +76,7 @@ class _Probed:
     def without_inherent_decay(self) -> _Found:
         """The core from the run without decay, then the decay alone."""
         core = self.core(self.rest)
-        half = best_rate(core.model, core.values, self.half_rest)
+        half = fit(dataclasses.replace(core, rate=core.rate / 2), self.half_rest, ["rate"])
         if not core.holds() or placing.twins(self.base)[0] == "constant":
             return _Found(core, half)
         rate = self.experiments.rate
@@ -101,8 +101,9 @@ class _Probed:
             full = fit(start, self.base, ["rate", "decay", *(core.model.names() if smooth else [])])
             full = dataclasses.replace(full, uncertainties={**core.uncertainties, **full.uncertainties})
         else:
-            scale = self.experiments.probe.scale
-            full = search_with_decay(self.base, scale, placing.placed)[0]
+            some = np.flatnonzero(np.arange(self.base.w.shape[1]) // 2 % 3 == 0)
+            full = search(self.base.only(some), self.experiments.probe.scale[some], placing.placed, kept=2)[0]
+            full = fit(full, self.base, ["rate", *full.model.names()])
         full = self.as_asked(full)
         rate = self.experiments.rate
         half_run = self.run(rate / 2, self.decay) if self.experiments.box.takes_decay else self.half_rest

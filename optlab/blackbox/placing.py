@@ -9,7 +9,7 @@ import numpy as np
 from optlab.blackbox import families
 from optlab.blackbox.experiments import twin_moves
 from optlab.blackbox.families import Core, Model
-from optlab.blackbox.fitting import Fit, Trajectory, fit, off_from, rms, simplest
+from optlab.blackbox.fitting import Fit, Trajectory, fit, measured, rms, simplest
 
 DECAYS = tuple(sign * 10.0**power for power in range(-10, 5) for sign in (1.0, -1.0))
 DECOUPLED = ("before", "after")
@@ -39,7 +39,7 @@ def placed(core: Core) -> list[Model]:
 def fit_decay(start: Fit, run: Trajectory) -> Fit:
     """The decay that suits a model best, all else given."""
     with_decay = [dataclasses.replace(start, values={**start.values, "decay": decay}) for decay in DECAYS]
-    return fit(min(with_decay, key=lambda each: off_from(each, run)), run, ["decay"])
+    return fit(min(with_decay, key=lambda each: measured(each, run).rms), run, ["decay"])
 
 
 def place(core: Fit, run: Trajectory, turns: Callable[[Fit], dict[str, float]]) -> list[Fit]:
@@ -68,8 +68,8 @@ def place(core: Fit, run: Trajectory, turns: Callable[[Fit], dict[str, float]]) 
 
 def with_given(start: Fit, decay: float, run: Trajectory) -> Fit:
     found = dataclasses.replace(start, values={**start.values, "decay": decay})
-    spread = {"decay": 8 * max(run.unit, 1e-11) * decay}
-    return dataclasses.replace(found, rms=off_from(found, run), uncertainties=spread)
+    spread = {**start.uncertainties, "decay": 8 * max(run.unit, 1e-11) * decay}
+    return measured(dataclasses.replace(found, uncertainties=spread), run)
 
 
 # What the decay is proportional to -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,8 +13,9 @@ from optlab.blackbox.fitting import Fit, Trajectory, fit, scan, simplest
 
 LARGE = 1e4  # at gradients of this scale an eps of 1e-3 moves an update by 1e-7
 NO_MOMENTUM = 1e-6  # a momentum that is fitted smaller is none, and a simpler core says so
-SCREENED = 16
-KEPT, KEPT_WITH_DECAY = 6, 2
+SCREENED, SCREENING = 16, 60  # cores, and evaluations of each
+KEPT = 4
+EQUALS = 10.0
 
 _GRID = {
     "b1": (0.2, 0.5, 0.8, 0.9, 0.95, 0.99),
@@ -40,7 +42,7 @@ def screen(run: Trajectory) -> list[Fit]:
         zero = {name: 0.0 for name in core.names() if name not in names}
         starts.append((scan(Model(core), run, [point | zero for point in _grid(names)]), names))
     starts.sort(key=lambda start: start[0].rms)
-    found = [fit(start, run, ["rate", *names]) for start, names in starts[:SCREENED]]
+    found = [fit(start, run, ["rate", *names], SCREENING) for start, names in starts[:SCREENED]]
     return sorted((each for each in found if each.values.get("b1", 1) > NO_MOMENTUM), key=lambda each: each.rms)
 
 
@@ -56,38 +58,40 @@ def refine(start: Fit, run: Trajectory) -> Fit:
 
 
 def _refined(screened: Sequence[Fit], run: Trajectory, models: Callable[[Core], Sequence[Model]]) -> list[Fit]:
-    found = [
-        refine(dataclasses.replace(rough, model=model), run)
-        for rough in screened
-        for core in families.with_eps(rough.model.core)
-        for model in models(core)
-    ]
+    """Refined fits, best first, of the screened cores up to the first that explains the run, and of its equals."""
+    found: list[Fit] = []
+    explained = math.inf
+    for rough in screened:
+        if rough.rms > EQUALS * explained:
+            break
+        found += [
+            refine(dataclasses.replace(rough, model=model), run)
+            for core in families.with_eps(rough.model.core)
+            for model in models(core)
+        ]
+        if any(each.holds() for each in found):
+            explained = min(explained, rough.rms)
     return sorted(found, key=lambda each: each.rms)
 
 
-def search(run: Trajectory, scale: np.ndarray) -> list[Fit]:
-    """Fits of every core that explains a trajectory without decay, simplest first; where none does, best first.
+def search(
+    run: Trajectory,
+    scale: np.ndarray,
+    models: Callable[[Core], Sequence[Model]] = lambda core: [Model(core)],
+    kept: int = KEPT,
+) -> list[Fit]:
+    """Fits of every core that explains a trajectory, simplest first; where none does, best first.
 
     Args:
       run: of gradients at many scales.
       scale: that of each weight's gradients.
+      models: what to try of a core. The screen leaves decay out, which large gradients drown.
+      kept: how many cores to try them of.
     """
-    screened = screen(run.only(np.flatnonzero(scale >= LARGE)))
-    near = [each for each in screened[:KEPT] if each.rms <= max(1e3 * screened[0].rms, 1e3)]
-    found = _refined(near, run, lambda core: [Model(core)])
-    if not found[0].holds():
-        from_elsewhere = [each for each in near if each.model.core.denominator == "ema"]
-        found += _refined(from_elsewhere, run, lambda core: [Model(dataclasses.replace(core, starts=True))])
-        found.sort(key=lambda each: each.rms)
-    if not found[0].holds():
-        return found
-    return simplest(found, lambda each: len(each.model.names()))
-
-
-def search_with_decay(run: Trajectory, scale: np.ndarray, models: Callable[[Core], Sequence[Model]]) -> list[Fit]:
-    """Like `search`, for a trajectory with decay through the moments: large gradients leave it out of the screen."""
-    near = screen(run.only(np.flatnonzero(scale >= LARGE)))[:KEPT_WITH_DECAY]
+    near = screen(run.only(np.flatnonzero(scale >= LARGE)))[:kept]
     found = _refined(near, run, models)
     if not found[0].holds():
-        return found
-    return simplest(found, lambda each: len(each.model.names()))
+        elsewhere = [each for each in near if each.model.core.denominator == "ema"]
+        found += _refined(elsewhere, run, lambda core: models(dataclasses.replace(core, starts=True)))
+        found.sort(key=lambda each: each.rms)
+    return simplest(found, lambda each: len(each.model.names())) if found[0].holds() else found

@@ -1,11 +1,12 @@
 """Optimizers that step by a sign: what the sign is taken of shows where it flips."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
 from optlab.blackbox.families import Core, Model
-from optlab.blackbox.fitting import Fit, Trajectory, best_rate
+from optlab.blackbox.fitting import Fit, Trajectory, best_rate, measured
 
 ROUNDS = 7
 WEIGHTS = 60  # per threshold and round
@@ -72,8 +73,8 @@ def fit_core(drive: Drive, run: Trajectory) -> Fit:
         core, values = Core("interpolated", "magnitude"), {"b1": float(odds / (1 + odds)), "b2": float(kept)}
     found = best_rate(Model(core), values, run)
     error = 4 * max(run.unit, 1e-11)
-    spread = {name: error / (1 - values[name]) for name in values}
-    return Fit(found.model, found.rate, values, found.rms, {"rate": 4 * run.unit * abs(found.rate), **spread})
+    spread = {"rate": error * abs(found.rate), **{name: error / (1 - values[name]) for name in values}}
+    return measured(dataclasses.replace(found, uncertainties=spread), run)
 
 
 def decays_through(drive: Drive, core: Fit) -> dict[str, float]:

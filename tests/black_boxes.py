@@ -1,0 +1,536 @@
+"""Black boxes with a known answer, drawn at random, and black boxes of no known family."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+import optlab
+from optlab import chain
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """A maker, what it is called with, and what `identify` has to say of it.
+
+    Attributes:
+      sites: all that the core can't tell from each other.
+      values: recovered hyperparameters by name; `eps` and `learning_rate` among them.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    learning_rate: float
+    weight_decay: float
+    family: str
+    sites: frozenset[str]
+    coupling: str
+    gate: str
+    values: dict[str, float]
+
+
+def _log(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(10 ** rng.uniform(np.log10(low), np.log10(high)))
+
+
+def hyperparameters(rng: np.random.Generator) -> dict[str, float]:
+    """In the ranges that people use, and beyond."""
+    return {
+        "b1": 1 - _log(rng, 0.01, 0.5),
+        "b2": 1 - _log(rng, 1e-4, 0.1),
+        "eps": _log(rng, 1e-10, 1e-3),
+        "learning_rate": _log(rng, 1e-4, 1),
+        "weight_decay": _log(rng, 1e-3, 1),
+    }
+
+
+# Cores, by optlab's atoms -------------------------------------------------------------------------------------------
+
+SITES = {"none": "none", "gradient": "lr", "first_moment": "lr", "second_moment": "lr", "direction": "lr"}
+SITES |= {"update": "lr", "step": "constant"}
+
+
+def _quotient(family: str, h: dict[str, float]) -> optlab.Transform:
+    b1, b2, eps = h["b1"], h["b2"], h["eps"]
+    average = chain(optlab.scale_by_ema(b1), optlab.bias_correct(b1))
+    variance = chain(optlab.square(), optlab.scale_by_ema(b2))
+    if family == "adam":
+        return optlab.scale_by_rms(b2, eps, numerator=average)
+    if family == "rmsprop":
+        return optlab.divide(optlab.identity(), chain(variance, optlab.root(eps)))
+    if family == "adagrad":
+        return optlab.divide(optlab.identity(), chain(optlab.square(), optlab.running_sum(0.0), optlab.root(eps)))
+    if family == "adamax":
+        return optlab.divide(average, chain(optlab.absolute(eps), optlab.decayed_max(b2)))
+    if family == "nadam":
+        return optlab.scale_by_rms(b2, eps, numerator=optlab.scale_by_nesterov_ema(b1))
+    size = chain(variance, optlab.bias_correct(b2), optlab.running_max(), optlab.root(eps))
+    return optlab.divide(average, size)
+
+
+QUOTIENTS = {
+    "adam": ("b1", "b2", "eps"),
+    "rmsprop": ("b2", "eps"),
+    "adagrad": ("eps",),
+    "adamax": ("b1", "b2", "eps"),
+    "nadam": ("b1", "b2", "eps"),
+    "amsgrad": ("b1", "b2", "eps"),
+}
+
+
+def _from_sites(rng: np.random.Generator) -> Draw:
+    h = hyperparameters(rng)
+    family, site = str(rng.choice(list(QUOTIENTS))), str(rng.choice(list(SITES)))
+    core = _quotient(family, h)
+    # without an average above, the numerator is the direction
+    same = {"first_moment", "direction"} if family in ("rmsprop", "adagrad") else {site}
+    sites = frozenset(same if site in same else {site})
+
+    def make(learning_rate, weight_decay):
+        return optlab.Decay(site).apply_to(core, learning_rate, weight_decay)
+
+    return _drawn(f"optlab {family} {site}", make, family, sites, SITES[site], h, QUOTIENTS[family])
+
+
+def _drawn(name, make, family, sites, coupling, h, names, gate="none") -> Draw:
+    if isinstance(sites, str):
+        sites = frozenset({sites})
+    kept = {key: h[key] for key in ("learning_rate", *names, *(() if "none" in sites else ("weight_decay",)))}
+    coupling = "none" if "none" in sites else coupling
+    return Draw(name, make, h["learning_rate"], h["weight_decay"], family, sites, coupling, gate, kept)
+
+
+_LINKS = {
+    "sgd": (lambda h: optlab.identity(), ()),
+    "momentum": (lambda h: optlab.scale_by_ema(h["b1"]), ("b1",)),
+    "heavy_ball": (lambda h: optlab.accumulate(h["b1"]), ("b1",)),
+    "nesterov": (lambda h: optlab.accumulate_nesterov(h["b1"]), ("b1",)),
+    "sign_sgd": (lambda h: optlab.sign(), ()),
+    "signum": (lambda h: chain(optlab.scale_by_ema(h["b1"]), optlab.sign()), ("b1",)),
+    "lion": (lambda h: chain(optlab.interpolate_ema(h["b1"], h["b2"]), optlab.sign()), ("b1", "b2")),
+    "laprop": (
+        lambda h: chain(
+            optlab.scale_by_rms(h["b2"], h["eps"]), optlab.scale_by_ema(h["b1"]), optlab.bias_correct(h["b1"])
+        ),
+        ("b1", "b2", "eps"),
+    ),
+    "adabelief": (lambda h: optlab.scale_by_belief(h["b1"], h["b2"], h["eps"], 1e-16), ("b1", "b2", "eps")),
+}
+
+
+def _from_links(rng: np.random.Generator) -> Draw:
+    """Decay before or behind a core that is no quotient."""
+    h = hyperparameters(rng)
+    family, site = str(rng.choice(list(_LINKS))), str(rng.choice(["none", "gradient", "update", "step"]))
+    build, names = _LINKS[family]
+
+    def make(lr, wd):
+        rate = optlab.scale_by_learning_rate(lr)
+        links = {
+            "none": [build(h), rate],
+            "gradient": [optlab.add_l2_to_grad(wd), build(h), rate],
+            "update": [build(h), optlab.add_decayed_weights(wd), rate],
+            "step": [build(h), rate, optlab.shrink_weights(wd)],
+        }
+        return chain(*links[site])
+
+    sites = frozenset({"gradient", "update"} if family == "sgd" and site in ("gradient", "update") else {site})
+    return _drawn(f"optlab {family} {site}", make, family, sites, SITES[site], h, names)
+
+
+# optax ------------------------------------------------------------------------------------------------------------------
+
+_OPTAX: dict[str, tuple[Callable[..., Any], str, str, tuple[str, ...]]] = {
+    "adam": (lambda h: lambda lr: optax.adam(lr, h["b1"], h["b2"], h["eps"]), "adam", "none", ("b1", "b2", "eps")),
+    "adamw": (
+        lambda h: lambda lr, wd: optax.adamw(lr, h["b1"], h["b2"], h["eps"], weight_decay=wd),
+        "adam",
+        "update",
+        ("b1", "b2", "eps"),
+    ),
+    "nadamw": (
+        lambda h: lambda lr, wd: optax.nadamw(lr, h["b1"], h["b2"], h["eps"], weight_decay=wd),
+        "nadam",
+        "update",
+        ("b1", "b2", "eps"),
+    ),
+    "adamaxw": (
+        lambda h: lambda lr, wd: optax.adamaxw(lr, h["b1"], h["b2"], h["eps"], weight_decay=wd),
+        "adamax",
+        "update",
+        ("b1", "b2", "eps"),
+    ),
+    "amsgrad": (
+        lambda h: lambda lr: optax.amsgrad(lr, h["b1"], h["b2"], h["eps"]),
+        "amsgrad",
+        "none",
+        ("b1", "b2", "eps"),
+    ),
+    "radam": (lambda h: lambda lr: optax.radam(lr, h["b1"], h["b2"], h["eps"]), "radam", "none", ("b1", "b2", "eps")),
+    "rmsprop": (lambda h: lambda lr: optax.rmsprop(lr, h["b2"], h["eps"]), "rmsprop", "none", ("b2", "eps")),
+    "rmsprop with momentum": (
+        lambda h: lambda lr: optax.rmsprop(lr, h["b2"], h["eps"], momentum=h["b1"]),
+        "rmsprop",
+        "none",
+        ("b1", "b2", "eps"),
+    ),
+    "adagrad": (lambda h: lambda lr: optax.adagrad(lr, 0.1, h["eps"]), "adagrad", "none", ()),
+    "lion": (
+        lambda h: lambda lr, wd: optax.lion(lr, h["b1"], h["b2"], weight_decay=wd),
+        "lion",
+        "update",
+        ("b1", "b2"),
+    ),
+    "sgd with momentum": (lambda h: lambda lr: optax.sgd(lr, h["b1"]), "heavy_ball", "none", ("b1",)),
+    "sgd with nesterov": (lambda h: lambda lr: optax.sgd(lr, h["b1"], nesterov=True), "nesterov", "none", ("b1",)),
+    "adadelta": (
+        lambda h: lambda lr, wd: optax.adadelta(lr, h["b2"], h["eps"], wd),
+        "adadelta",
+        "gradient",
+        ("b2", "eps"),
+    ),
+}
+
+
+def _from_optax(rng: np.random.Generator) -> Draw:
+    h, name = hyperparameters(rng), str(rng.choice(list(_OPTAX)))
+    build, family, site, names = _OPTAX[name]
+    return _drawn(f"optax {name}", build(h), family, site, "lr", h, names)
+
+
+# torch ------------------------------------------------------------------------------------------------------------------
+
+_TORCH: dict[str, tuple[Any, Callable[[dict[str, float]], dict[str, Any]], str, str, tuple[str, ...]]] = {
+    "Adam": (torch.optim.Adam, lambda h: _betas(h), "adam", "gradient", ("b1", "b2", "eps")),
+    "AdamW": (torch.optim.AdamW, lambda h: _betas(h), "adam", "update", ("b1", "b2", "eps")),
+    "AMSGrad": (torch.optim.Adam, lambda h: {**_betas(h), "amsgrad": True}, "amsgrad", "gradient", ("b1", "b2", "eps")),
+    "SGD": (torch.optim.SGD, lambda h: {}, "sgd", "update", ()),
+    "SGD with momentum": (torch.optim.SGD, lambda h: {"momentum": h["b1"]}, "heavy_ball", "gradient", ("b1",)),
+    "SGD with Nesterov": (
+        torch.optim.SGD,
+        lambda h: {"momentum": h["b1"], "nesterov": True},
+        "nesterov",
+        "gradient",
+        ("b1",),
+    ),
+    "RMSprop": (
+        torch.optim.RMSprop,
+        lambda h: {"alpha": h["b2"], "eps": h["eps"]},
+        "rmsprop",
+        "gradient",
+        ("b2", "eps"),
+    ),
+    "RMSprop, centred": (
+        torch.optim.RMSprop,
+        lambda h: {"alpha": h["b2"], "eps": h["eps"], "momentum": h["b1"], "centered": True},
+        "rmsprop",
+        "gradient",
+        ("b1", "b2", "eps"),
+    ),
+    "Adagrad": (torch.optim.Adagrad, lambda h: {"eps": h["eps"]}, "adagrad", "gradient", ("eps",)),
+    "NAdam": (torch.optim.NAdam, lambda h: _betas(h), "nadam", "gradient", ("b1", "b2", "eps")),
+    "NAdamW": (
+        torch.optim.NAdam,
+        lambda h: {**_betas(h), "decoupled_weight_decay": True},
+        "nadam",
+        "update",
+        ("b1", "b2", "eps"),
+    ),
+    "Adamax": (torch.optim.Adamax, lambda h: _betas(h), "adamax", "gradient", ("b1", "b2", "eps")),
+    "RAdam": (torch.optim.RAdam, lambda h: _betas(h), "radam", "gradient", ("b1", "b2", "eps")),
+    "Adadelta": (
+        torch.optim.Adadelta,
+        lambda h: {"rho": h["b2"], "eps": h["eps"]},
+        "adadelta",
+        "gradient",
+        ("b2", "eps"),
+    ),
+}
+
+
+def _betas(h: dict[str, float]) -> dict[str, Any]:
+    return {"betas": (h["b1"], h["b2"]), "eps": h["eps"]}
+
+
+def _from_torch(rng: np.random.Generator) -> Draw:
+    h, name = hyperparameters(rng), str(rng.choice(list(_TORCH)))
+    optimizer, arguments, family, site, names = _TORCH[name]
+    kwargs = arguments(h)
+
+    class Drawn(optimizer):
+        def __init__(self, params, lr, weight_decay):
+            super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
+
+    sites = frozenset({"gradient", "update"}) if family == "sgd" else frozenset({site})
+    return _drawn(f"torch {name}", Drawn, family, sites, "lr", h, names)
+
+
+# Bare functions: decay where no library has it ----------------------------------------------------------------------------
+
+
+def _direction(family: str, h: dict[str, float]) -> Callable[[Any], Any]:
+    """A fresh `g -> u`, in the dtype of `g`."""
+    b1, b2, eps = h["b1"], h["b2"], h["eps"]
+    m = v = 0.0
+    t = 0
+
+    def adam(g):
+        nonlocal m, v, t
+        t += 1
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        return m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+
+    def rmsprop(g):
+        nonlocal v
+        v = b2 * v + (1 - b2) * g * g
+        return g / (np.sqrt(v) + eps)
+
+    def heavy_ball(g):
+        nonlocal m
+        m = b1 * m + g
+        return m
+
+    def lion(g):
+        nonlocal m
+        u = np.sign(b1 * m + (1 - b1) * g)
+        m = b2 * m + (1 - b2) * g
+        return u
+
+    return {"adam": adam, "rmsprop": rmsprop, "heavy_ball": heavy_ball, "lion": lion, "sgd": lambda g: g}[family]
+
+
+_CORES = {"adam": ("b1", "b2", "eps"), "rmsprop": ("b2", "eps"), "heavy_ball": ("b1",), "lion": ("b1", "b2")}
+_APPLIED: dict[str, tuple[Callable[..., Any], str, str, str]] = {
+    "after": (lambda w, u, lr, wd: (w - lr * u) * (1 - lr * wd), "after", "lr", "none"),
+    "after, not multiplied": (lambda w, u, lr, wd: (w - lr * u) * (1 - wd / 50), "after", "constant", "none"),
+    "proximal": (lambda w, u, lr, wd: (w - lr * u) / (1 + lr * wd), "proximal", "lr", "none"),
+    "cautious": (lambda w, u, lr, wd: w - lr * u - lr * wd * w * (u * w >= 0), "update", "lr", "cautious"),
+    "quadratic": (lambda w, u, lr, wd: w - lr * u - lr**2 * wd * w, "update", "lr^2", "none"),
+}
+
+
+def _from_functions(rng: np.random.Generator) -> Draw:
+    h = hyperparameters(rng)
+    family, how = str(rng.choice(list(_CORES))), str(rng.choice(list(_APPLIED)))
+    applied, site, coupling, gate = _APPLIED[how]
+
+    def make(lr, wd):
+        direction = _direction(family, h)
+        return lambda w, g: applied(w, direction(g), lr, wd)
+
+    drawn = _drawn(f"function {family} {how}", make, family, site, coupling, h, _CORES[family], gate)
+    share = 1 / 50 if how == "after, not multiplied" else 1.0
+    return dataclasses.replace(drawn, values={**drawn.values, "weight_decay": share * h["weight_decay"]})
+
+
+_SOURCES = (_from_sites, _from_sites, _from_links, _from_optax, _from_torch, _from_torch, _from_functions)
+
+
+def draw(seed: int) -> Draw:
+    rng = np.random.default_rng([seed, 4])
+    return _SOURCES[seed % len(_SOURCES)](rng)
+
+
+def in_single(drawn: Draw) -> Draw:
+    """The same, computed and given in float32 whatever it is handed."""
+
+    def make(lr, wd):
+        if isinstance(drawn.make, type):
+            return _torch_in_single(drawn.make, lr, wd)
+        made = drawn.make(lr, wd) if _takes_two(drawn) else drawn.make(lr)
+        if not hasattr(made, "init"):
+            return lambda w, g: made(w.astype(np.float32), g.astype(np.float32))
+        state = None
+
+        def step(w, g):
+            nonlocal state
+            params = jnp.asarray(w, jnp.float32)
+            state = made.init(params) if state is None else state
+            updates, state = made.update(jnp.asarray(g, jnp.float32), state, params)
+            return optax.apply_updates(params, updates)
+
+        return step
+
+    return dataclasses.replace(drawn, name=f"{drawn.name}, float32", make=make)
+
+
+def _takes_two(drawn: Draw) -> bool:
+    return drawn.make.__code__.co_argcount == 2
+
+
+def _torch_in_single(optimizer: Any, lr: float, wd: float) -> Callable[..., Any]:
+    parameter = None
+    made = None
+
+    def step(w, g):
+        nonlocal parameter, made
+        if parameter is None:
+            parameter = torch.nn.Parameter(torch.tensor(w, dtype=torch.float32))
+            made = optimizer([parameter], lr, wd)
+        parameter.grad = torch.tensor(g, dtype=torch.float32)
+        made.step()
+        return parameter.detach().numpy().copy()
+
+    return step
+
+
+# Outsiders ----------------------------------------------------------------------------------------------------------------
+
+_TYPICAL = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+
+
+def _stepping(advance: Callable[..., Any], family: str = "adam") -> Callable[..., Any]:
+    """A maker of `advance(w, u, g, t, lr, wd) -> new w`, `u` being the direction of a known core."""
+
+    def make(lr, wd):
+        direction, t = _direction(family, _TYPICAL), 0
+
+        def step(w, g):
+            nonlocal t
+            t += 1
+            return advance(w, direction(g), g, t, lr, wd)
+
+        return step
+
+    return make
+
+
+def _on_changed_gradients(change: Callable[..., Any], family: str = "adam") -> Callable[..., Any]:
+    def make(lr, wd):
+        direction, t = _direction(family, _TYPICAL), 0
+
+        def step(w, g):
+            nonlocal t
+            t += 1
+            return w - lr * (direction(change(g, t)) + wd * w)
+
+        return step
+
+    return make
+
+
+def _unseeded_noise(lr, wd):
+    rng, direction = np.random.default_rng(), _direction("lion", _TYPICAL)
+    return lambda w, g: w - lr * (direction(g) + wd * w + 0.01 * rng.normal(size=w.shape))
+
+
+def _seeded_noise(size: float) -> Callable[..., Any]:
+    def make(lr, wd):
+        rng, direction = np.random.default_rng(0), _direction("lion", _TYPICAL)
+        return lambda w, g: w - lr * (direction(g) + wd * w + size * rng.normal(size=w.shape))
+
+    return make
+
+
+def _shampoo(lr, wd):
+    statistics = 0.0
+
+    def step(w, g):
+        nonlocal statistics
+        statistics = statistics + np.outer(g, g) / (g @ g)
+        values, vectors = np.linalg.eigh(statistics + 1e-6 * np.eye(g.size))
+        return w - lr * ((vectors * values**-0.5) @ (vectors.T @ g) + wd * w)
+
+    return step
+
+
+def _momentum_of_sign(lr, wd):
+    m = 0.0
+
+    def step(w, g):
+        nonlocal m
+        m = 0.9 * m + 0.1 * np.sign(g)
+        return w - lr * (m + wd * w)
+
+    return step
+
+
+def _delayed(lr, wd):
+    direction, before = _direction("adam", _TYPICAL), None
+
+    def step(w, g):
+        nonlocal before
+        before, used = g, g if before is None else before
+        return w - lr * (direction(used) + wd * w)
+
+    return step
+
+
+def _random_function(seed: int) -> Callable[..., Any]:
+    a, b, c = np.random.default_rng(seed).normal(size=(3, 8))
+
+    def make(lr, wd):
+        state = 0.0
+
+        def step(w, g):
+            nonlocal state
+            inner = np.tanh(np.multiply.outer(a, g) + np.multiply.outer(b, w) + np.expand_dims(c, -1) * state)
+            state = 0.7 * state + inner.mean(0)
+            return w - lr * (np.tensordot(c, inner, 1) + wd * w)
+
+        return step
+
+    return make
+
+
+def _annealed_b2(lr, wd):
+    v, t = 0.0, 0
+
+    def step(w, g):
+        nonlocal v, t
+        t += 1
+        b2 = 1 - t**-0.8
+        v = b2 * v + (1 - b2) * g * g
+        return w - lr * (g / (np.sqrt(v) + 1e-8) + wd * w)
+
+    return step
+
+
+OUTSIDERS: dict[str, Callable[..., Any]] = {
+    "Lion with noise": _unseeded_noise,
+    "Lion with seeded noise": _seeded_noise(0.01),
+    "Lion with little seeded noise": _seeded_noise(1e-6),
+    "Shampoo-like": _shampoo,
+    "clipped by global norm": lambda lr, wd: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr, weight_decay=wd)),
+    "clipped gradients": _on_changed_gradients(lambda g, t: np.clip(g, -1, 1)),
+    "clipped updates": _stepping(lambda w, u, g, t, lr, wd: w - lr * (np.clip(u, -0.9, 0.9) + wd * w)),
+    "random function 1": _random_function(1),
+    "random function 2": _random_function(2),
+    "quantised weights": _stepping(lambda w, u, g, t, lr, wd: np.round((w - lr * (u + wd * w)) * 1e4) / 1e4),
+    "cubic gradients": _on_changed_gradients(lambda g, t: g**3),
+    "cubic decay": _stepping(lambda w, u, g, t, lr, wd: w - lr * (u + wd * w**3)),
+    "L1 decay": _stepping(lambda w, u, g, t, lr, wd: w - lr * (u + wd * np.sign(w))),
+    "uphill": _stepping(lambda w, u, g, t, lr, wd: w + lr * u),
+    "sign flips every third step": _stepping(lambda w, u, g, t, lr, wd: w - lr * u * (-1 if t % 3 == 0 else 1)),
+    "rate that decays": _stepping(lambda w, u, g, t, lr, wd: w - lr / np.sqrt(t) * (u + wd * w)),
+    "rate that decays late": _stepping(lambda w, u, g, t, lr, wd: w - lr * (u + wd * w) * (1 if t < 60 else 0.5)),
+    "warm-up": _stepping(lambda w, u, g, t, lr, wd: w - lr * min(t / 10, 1) * (u + wd * w)),
+    "momentum of signs": _momentum_of_sign,
+    "Adam through tanh": _stepping(lambda w, u, g, t, lr, wd: w - lr * (np.tanh(u) + wd * w)),
+    "Adam with a cautious update": _stepping(lambda w, u, g, t, lr, wd: w - lr * u * (u * g > 0)),
+    "Adam a millionth off": _stepping(lambda w, u, g, t, lr, wd: w - lr * (u + 1e-6 * u**3 + wd * w)),
+    "Adam scaled by the weight": _stepping(lambda w, u, g, t, lr, wd: w - lr * (np.abs(w) + 1e-3) * u),
+    "delayed gradients": _delayed,
+    "centralised gradients": _on_changed_gradients(lambda g, t: g - g.mean()),
+    "annealed second moment": _annealed_b2,
+    "every second gradient lost": _on_changed_gradients(lambda g, t: g * (t % 2)),
+    "yogi": optax.yogi,
+    "adan": optax.adan,
+    "lamb": optax.lamb,
+    "lars": optax.lars,
+    "novograd": optax.novograd,
+    "fromage": optax.fromage,
+    "optimistic gradient descent": optax.optimistic_gradient_descent,
+    "smooth Lion": lambda lr, wd: optax.chain(
+        optax.scale_by_lion(mode="smooth"), optax.add_decayed_weights(wd), optax.scale_by_learning_rate(lr)
+    ),
+    "stable decay": lambda lr, wd: optlab.adams(lr, weight_decay=wd),
+    "rprop": torch.optim.Rprop,
+    "asgd": torch.optim.ASGD,
+}
+
+
