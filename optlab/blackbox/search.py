@@ -18,8 +18,8 @@ KEPT = 4
 EQUALS = 10.0
 
 _GRID = {
-    "b1": (0.2, 0.5, 0.8, 0.9, 0.95, 0.99),
-    "b2": (0.7, 0.9, 0.99, 0.999, 0.9999),
+    "b1": (0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99),
+    "b2": (0.7, 0.9, 0.99),  # from nearer to 1 a fit may run into 1, where it sees no way back
     "momentum_decay": (4e-3,),
     "dampening": (0.5,),
     "eps": (1e-10, 1e-8, 1e-6, 1e-4, 1e-2),
