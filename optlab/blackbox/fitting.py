@@ -132,19 +132,19 @@ _LOGARITHMIC = ("eps", "eps_root", "initial", "momentum_decay")
 
 def _free(name: str, value: float, start: float) -> float:
     if name in ("b1", "b2"):
-        return math.log(value / (1 - value))
+        return math.sqrt(1 - value)  # whose sign does not matter, so that a step beyond 1 is none
     return math.log(value) if name in _LOGARITHMIC else value / start
 
 
 def _bound(name: str, x: float, start: float) -> float:
     if name in ("b1", "b2"):
-        return 1 / (1 + math.exp(-min(max(x, -30), 16.1)))
+        return 1 - min(max(x * x, 1e-12), 1 - 1e-9)
     return math.exp(min(max(x, -600), 600)) if name in _LOGARITHMIC else x * start
 
 
 def _slope(name: str, value: float, start: float) -> float:
     if name in ("b1", "b2"):
-        return value * (1 - value)
+        return 2 * math.sqrt(1 - value)
     return value if name in _LOGARITHMIC else abs(start)
 
 

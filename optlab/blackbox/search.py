@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,39 +10,51 @@ from optlab.blackbox import families
 from optlab.blackbox.families import Core, Model
 from optlab.blackbox.fitting import Fit, Trajectory, fit, scan, simplest
 
-LARGE = 1e4  # at gradients of this scale an eps of 1e-3 moves an update by 1e-7
-NO_MOMENTUM = 1e-6  # a momentum that is fitted smaller is none, and a simpler core says so
+LARGE = 1e5  # at gradients of this scale an eps of 1e-3 moves an update by 1e-8
+NO_MOMENTUM = 1e-3  # a smaller momentum is more likely none, and a simpler core says so
+FOUND = 1e7  # roundings, after which no other start is tried
 SCREENED, SCREENING = 16, 60  # cores, and evaluations of each
 KEPT = 4
-EQUALS = 10.0
+_LEFT_OUT = ("eps_root", "initial")  # as small as eps
 
 _GRID = {
     "b1": (0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99),
-    "b2": (0.7, 0.9, 0.99),  # from nearer to 1 a fit may run into 1, where it sees no way back
+    "b2": (0.7, 0.9, 0.99),
     "momentum_decay": (4e-3,),
     "dampening": (0.5,),
     "eps": (1e-10, 1e-8, 1e-6, 1e-4, 1e-2),
-    "eps_root": (1e-16,),
-    "initial": (1e-3,),
 }
 _DECADES = tuple(10.0**power for power in range(-17, 1))
 _SCANNED = {"eps": _DECADES, "initial": _DECADES, "eps_root": _DECADES, "decay": _DECADES[7:]}
 
 
-def _grid(names: Sequence[str]) -> list[dict[str, float]]:
-    return [dict(zip(names, point, strict=True)) for point in itertools.product(*(_GRID[name] for name in names))]
-
-
 def screen(run: Trajectory) -> list[Fit]:
     """Fits of the likeliest cores, best first, on a trajectory of gradients that no eps reaches."""
-    starts = []
-    for core in (*families.LINEAR, *families.QUOTIENTS):
-        names = [name for name in core.names() if name not in ("eps_root", "initial")]
-        zero = {name: 0.0 for name in core.names() if name not in names}
-        starts.append((scan(Model(core), run, [point | zero for point in _grid(names)]), names))
-    starts.sort(key=lambda start: start[0].rms)
-    found = [fit(start, run, ["rate", *names], SCREENING) for start, names in starts[:SCREENED]]
-    return sorted((each for each in found if each.values.get("b1", 1) > NO_MOMENTUM), key=lambda each: each.rms)
+    starts = [_starts(core, run) for core in (*families.LINEAR, *families.QUOTIENTS)]
+    starts.sort(key=lambda of_core: of_core[0].rms)
+    found = [_best_from(of_core, run) for of_core in starts[:SCREENED]]
+    return sorted(found, key=lambda each: (each.values.get("b1", 1) < NO_MOMENTUM, each.rms))
+
+
+def _starts(core: Core, run: Trajectory) -> list[Fit]:
+    """The best point of a grid for every `b2` of it, best first."""
+    names = [name for name in core.names() if name not in _LEFT_OUT]
+    zero = {name: 0.0 for name in core.names() if name in _LEFT_OUT}
+    b2 = [{"b2": each} for each in _GRID["b2"]] if "b2" in names else [{}]
+    points = [dict(zip(names, point, strict=True)) for point in itertools.product(*(_GRID[name] for name in names))]
+    starts = [scan(Model(core), run, [p | zero for p in points if p.items() >= fixed.items()]) for fixed in b2]
+    return sorted(starts, key=lambda each: each.rms)
+
+
+def _best_from(starts: Sequence[Fit], run: Trajectory) -> Fit:
+    """A fit from the first start that leads somewhere: second moments of decay 1 are a plain with no way back."""
+    found = []
+    for start in starts:
+        names = [name for name in start.model.names() if name not in _LEFT_OUT]
+        found.append(fit(start, run, ["rate", *names], SCREENING))
+        if found[-1].rms < FOUND:
+            break
+    return min(found, key=lambda each: each.rms)
 
 
 def refine(start: Fit, run: Trajectory) -> Fit:
@@ -58,19 +69,16 @@ def refine(start: Fit, run: Trajectory) -> Fit:
 
 
 def _refined(screened: Sequence[Fit], run: Trajectory, models: Callable[[Core], Sequence[Model]]) -> list[Fit]:
-    """Refined fits, best first, of the screened cores up to the first that explains the run, and of its equals."""
+    """Refined fits, best first, of the screened cores in their order, up to the first that explains the run."""
     found: list[Fit] = []
-    explained = math.inf
     for rough in screened:
-        if rough.rms > EQUALS * explained:
-            break
         found += [
             refine(dataclasses.replace(rough, model=model), run)
             for core in families.with_eps(rough.model.core)
             for model in models(core)
         ]
         if any(each.holds() for each in found):
-            explained = min(explained, rough.rms)
+            break
     return sorted(found, key=lambda each: each.rms)
 
 
@@ -89,6 +97,7 @@ def search(
       kept: how many cores to try them of.
     """
     near = screen(run.only(np.flatnonzero(scale >= LARGE)))[:kept]
+    near.sort(key=lambda each: len(each.model.names()))
     found = _refined(near, run, models)
     if not found[0].holds():
         elsewhere = [each for each in near if each.model.core.denominator == "ema"]
