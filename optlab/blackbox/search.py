@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -32,7 +33,13 @@ def screen(run: Trajectory) -> list[Fit]:
     """Fits of the likeliest cores, best first, on a trajectory of gradients that no eps reaches."""
     starts = [_starts(core, run) for core in (*families.LINEAR, *families.QUOTIENTS)]
     starts.sort(key=lambda of_core: of_core[0].rms)
-    found = [_best_from(of_core, run) for of_core in starts[:SCREENED]]
+    found: list[Fit] = []
+    enough = math.inf  # once a core fits, only simpler ones are worth a look
+    for of_core in starts[:SCREENED]:
+        size = len(of_core[0].model.names())
+        if size < enough:
+            found.append(_best_from(of_core, run))
+            enough = min(enough, size if found[-1].rms < FOUND else math.inf)
     return sorted(found, key=lambda each: (each.values.get("b1", 1) < NO_MOMENTUM, each.rms))
 
 
