@@ -5,7 +5,6 @@
 
 import argparse
 import time
-from collections import Counter
 from typing import NamedTuple
 
 from black_boxes import OUTSIDERS, Draw, draw, in_single
@@ -96,7 +95,8 @@ def main() -> None:
     answers = {name: claimed(name) for name in OUTSIDERS}
     for name, answer in answers.items():
         print(f"  {name}: {answer}")
-    print(f"outsiders: {Counter(answer not in (UNKNOWN,) and not answer.startswith('refused') for answer in answers.values())}")
+    wrongly = [name for name, answer in answers.items() if answer != UNKNOWN and not answer.startswith("refused")]
+    print(f"outsiders: {len(answers)}, claimed: {', '.join(wrongly) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def hyperparameters(rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-# Cores, by optlab's atoms -------------------------------------------------------------------------------------------
+# Cores, by optlab's atoms --------------------------------------------------------------------------------------------
 
 SITES = {"none": "none", "gradient": "lr", "first_moment": "lr", "second_moment": "lr", "direction": "lr"}
 SITES |= {"update": "lr", "step": "constant"}
@@ -142,7 +142,7 @@ def _from_links(rng: np.random.Generator) -> Draw:
     return _drawn(f"optlab {family} {site}", make, family, sites, SITES[site], h, names)
 
 
-# optax ------------------------------------------------------------------------------------------------------------------
+# optax ---------------------------------------------------------------------------------------------------------------
 
 _OPTAX: dict[str, tuple[Callable[..., Any], str, str, tuple[str, ...]]] = {
     "adam": (lambda h: lambda lr: optax.adam(lr, h["b1"], h["b2"], h["eps"]), "adam", "none", ("b1", "b2", "eps")),
@@ -202,7 +202,7 @@ def _from_optax(rng: np.random.Generator) -> Draw:
     return _drawn(f"optax {name}", build(h), family, site, "lr", h, names)
 
 
-# torch ------------------------------------------------------------------------------------------------------------------
+# torch ---------------------------------------------------------------------------------------------------------------
 
 _TORCH: dict[str, tuple[Any, Callable[[dict[str, float]], dict[str, Any]], str, str, tuple[str, ...]]] = {
     "Adam": (torch.optim.Adam, lambda h: _betas(h), "adam", "gradient", ("b1", "b2", "eps")),
@@ -269,7 +269,7 @@ def _from_torch(rng: np.random.Generator) -> Draw:
     return _drawn(f"torch {name}", Drawn, family, sites, "lr", h, names)
 
 
-# Bare functions: decay where no library has it ----------------------------------------------------------------------------
+# Bare functions: decay where no library has it -----------------------------------------------------------------------
 
 
 def _direction(family: str, h: dict[str, float]) -> Callable[[Any], Any]:
@@ -378,7 +378,7 @@ def _torch_in_single(optimizer: Any, lr: float, wd: float) -> Callable[..., Any]
     return step
 
 
-# Outsiders ----------------------------------------------------------------------------------------------------------------
+# Outsiders -----------------------------------------------------------------------------------------------------------
 
 _TYPICAL = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
 
@@ -495,7 +495,9 @@ OUTSIDERS: dict[str, Callable[..., Any]] = {
     "Lion with seeded noise": _seeded_noise(0.01),
     "Lion with little seeded noise": _seeded_noise(1e-6),
     "Shampoo-like": _shampoo,
-    "clipped by global norm": lambda lr, wd: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr, weight_decay=wd)),
+    "clipped by global norm": lambda lr, wd: optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(lr, weight_decay=wd)
+    ),
     "clipped gradients": _on_changed_gradients(lambda g, t: np.clip(g, -1, 1)),
     "clipped updates": _stepping(lambda w, u, g, t, lr, wd: w - lr * (np.clip(u, -0.9, 0.9) + wd * w)),
     "random function 1": _random_function(1),
@@ -532,5 +534,3 @@ OUTSIDERS: dict[str, Callable[..., Any]] = {
     "rprop": torch.optim.Rprop,
     "asgd": torch.optim.ASGD,
 }
-
-

@@ -164,7 +164,8 @@ def _of_the_decay(card: Card, standard: Standard) -> list[str]:
     found = []
     sites = {card.site, *card.same_as}
     if card.site != "none" and card.values["weight_decay"].value < 0:
-        return [f"sign trap: weights grow by the decay, {_GROWS[card.coupling == 'constant']}; {standard.title} shrinks them"]
+        grows = "w − ηu + λw" if card.coupling == "constant" else "w − ηu + ηλw"
+        return [f"sign trap: weights grow by the decay, {grows}; {standard.title} shrinks them"]
     if card.site == "none" and standard.site != "none":
         return [f"no decay acts; {standard.title} {_DOES[standard.site]}"]
     if standard.site not in sites:
@@ -177,9 +178,6 @@ def _of_the_decay(card: Card, standard: Standard) -> list[str]:
     if standard.site in sites and card.law not in ("-", "1 - decay"):
         found.append(f"decay shrinks weights by {card.law}; {standard.title} by 1 - decay")
     return found
-
-
-_GROWS = {True: "w − ηu + λw", False: "w − ηu + ηλw"}
 
 
 def _of_the_values(card: Card) -> list[str]:

@@ -57,8 +57,8 @@ class Experiments:
         if off.max() > AGAIN:
             t = int(np.argwhere(off > AGAIN)[0, 0])
             raise ValueError(
-                f"identify: the box is stochastic: two runs on the same gradients part at step {t + 1}; make must give a"
-                " fresh optimizer at every call, with what is random in it seeded"
+                f"identify: the box is stochastic: two runs on the same gradients part at step {t + 1}; make must give"
+                " a fresh optimizer at every call, with what is random in it seeded"
             )
         return dataclasses.replace(self, unit=unit), run
 

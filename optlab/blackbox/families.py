@@ -23,7 +23,11 @@ def _weight_sum(decay: float, t: Array) -> Array:
 
 
 def _ema(u: Array, decay: float) -> Array:
-    return lfilter([1 - decay], [1, -decay], u, axis=0)
+    return np.asarray(lfilter([1 - decay], [1, -decay], u, axis=0))
+
+
+def _trace(u: Array, decay: float) -> Array:
+    return np.asarray(lfilter([1.0], [1, -decay], u, axis=0))
 
 
 # Numerators -------------------------------------------------------------------------------------------------------
@@ -33,11 +37,11 @@ def _dampened(g: Array, p: Values) -> Array:
     """`m <- b1*m + (1 - dampening)*g`, from `m = g` at the first step."""
     rest = g * (1 - p["dampening"])
     rest[0] = g[0]
-    return lfilter([1.0], [1, -p["b1"]], rest, axis=0)
+    return _trace(rest, p["b1"])
 
 
 def _nesterov_trace(g: Array, p: Values) -> Array:
-    return p["b1"] * lfilter([1.0], [1, -p["b1"]], g, axis=0) + g
+    return p["b1"] * _trace(g, p["b1"]) + g
 
 
 def _nesterov_ema(g: Array, p: Values) -> Array:
@@ -65,7 +69,7 @@ NUMERATORS: dict[str, tuple[tuple[str, ...], Callable[[Array, Values], Array]]] 
     "gradient": ((), lambda g, p: g),
     "ema": (("b1",), lambda g, p: _ema(g, p["b1"])),
     "corrected_ema": (("b1",), lambda g, p: _ema(g, p["b1"]) / _weight_sum(p["b1"], _steps(g))),
-    "trace": (("b1",), lambda g, p: lfilter([1.0], [1, -p["b1"]], g, axis=0)),
+    "trace": (("b1",), lambda g, p: _trace(g, p["b1"])),
     "nesterov_trace": (("b1",), _nesterov_trace),
     "dampened_trace": (("b1", "dampening"), _dampened),
     "nesterov_ema": (("b1",), _nesterov_ema),

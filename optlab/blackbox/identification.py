@@ -243,9 +243,9 @@ def _decay(probed: _Probed, found: _Found) -> tuple[str, str, str, dict[str, Val
         given = experiments.decay
         power = _power("weight_decay", strength.by_decay)
         if power != "weight_decay":
-            notes.append("the decay does not follow weight_decay" if power == "constant" else f"the decay goes as {power}")
+            notes.append(f"the decay goes as {'no power of weight_decay' if power == 'constant' else power}")
         if probed.decay != given:
-            notes.append(f"decay watched at weight_decay={probed.decay:g}, below which {experiments.unit:.0e} hides it")
+            notes.append(f"decay watched at weight_decay={probed.decay:g}, where rounding does not hide it")
             value *= (given / probed.decay) ** (0.0 if math.isnan(strength.by_decay) else round(strength.by_decay))
     if value < 0:
         notes.append("sign trap: weights grow by what they should shrink by")

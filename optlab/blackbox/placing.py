@@ -12,6 +12,7 @@ from optlab.blackbox.families import Core, Model
 from optlab.blackbox.fitting import Fit, Trajectory, fit, measured, rms, simplest
 
 DECAYS = tuple(sign * 10.0**power for power in range(-10, 5) for sign in (1.0, -1.0))
+STARTS = 3
 DECOUPLED = ("before", "after")
 
 
@@ -37,9 +38,15 @@ def placed(core: Core) -> list[Model]:
 
 
 def fit_decay(start: Fit, run: Trajectory) -> Fit:
-    """The decay that suits a model best, all else given."""
+    """The decay that suits a model best, all else given; from another start where the likeliest leads nowhere."""
     with_decay = [dataclasses.replace(start, values={**start.values, "decay": decay}) for decay in DECAYS]
-    return fit(min(with_decay, key=lambda each: measured(each, run).rms), run, ["decay"])
+    likely = sorted((measured(each, run) for each in with_decay), key=lambda each: each.rms)[:STARTS]
+    found = []
+    for each in likely:
+        found.append(fit(each, run, ["decay"]))
+        if found[-1].holds():
+            break
+    return min(found, key=lambda each: each.rms)
 
 
 def place(core: Fit, run: Trajectory, turns: Callable[[Fit], dict[str, float]]) -> list[Fit]:
@@ -135,13 +142,18 @@ def before_or_after(full: Fit, half_rate: Fit) -> tuple[Fit, Fit]:
 
     A decay that always acts leaves no other trace of its order: `(w - rate*u) * keep` is `keep*w - (rate*keep)*u`.
     """
-    fits = (full, half_rate)
     if full.model.place != "before":
-        return fits
-    after = tuple(dataclasses.replace(each, rate=each.rate / (1 - each.values["decay"])) for each in fits)
-    uneven, uneven_after = (abs(math.log2(pair[0].rate / pair[1].rate) - 1) for pair in (fits, after))
-    noise = sum(each.uncertainties["rate"] / abs(each.rate) for each in fits)
-    if uneven <= 10 * (uneven_after + noise):
-        return fits
+        return full, half_rate
     model = dataclasses.replace(full.model, place="after")
-    return tuple(dataclasses.replace(each, model=model) for each in after)
+    after, after_half = (
+        dataclasses.replace(each, model=model, rate=each.rate / (1 - each.values["decay"]))
+        for each in (full, half_rate)
+    )
+    noise = sum(each.uncertainties["rate"] / abs(each.rate) for each in (full, half_rate))
+    if _unhalved(full, half_rate) <= 10 * (_unhalved(after, after_half) + noise):
+        return full, half_rate
+    return after, after_half
+
+
+def _unhalved(full: Fit, half_rate: Fit) -> float:
+    return abs(math.log2(full.rate / half_rate.rate) - 1)
