@@ -5,12 +5,11 @@ import dataclasses
 import numpy as np
 
 from optlab.blackbox.adapters import Box
-from optlab.blackbox.fitting import Trajectory, rms
+from optlab.blackbox.fitting import DOUBLE, SINGLE, Trajectory, rms
 from optlab.blackbox.probes import Probe, fresh, ladder
 
 STEPS, SHORT = 40, 12
 FRESH_STEPS, FRESH_WEIGHTS = 120, 144
-DOUBLE, SINGLE = 2.0**-53, 2.0**-24
 AGAIN = 8.0  # in roundings: how far two runs of the same may be off each other
 VISIBLE = 1e4  # in roundings: what a decay has to move twins by, to be told from other decays
 LOUDER = 8  # how many times a decay is raised tenfold to be seen

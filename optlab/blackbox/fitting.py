@@ -15,7 +15,11 @@ ROUNDINGS = 16.0  # in one update, at least; an average adds as many as it remem
 EVALUATIONS = 300
 MOST_CANCELLED = 1e3  # how much of an update's rounding may come from terms that cancel
 HOPELESS = 1e20  # roundings: more than a wrong prediction in float64 is off by
-OVERFLOWS = 1e100  # weights that decay has blown up say nothing more
+DOUBLE, SINGLE = 2.0**-53, 2.0**-24
+RANGES = {
+    DOUBLE: (1e100, 0.0),
+    SINGLE: (1e10, 1e-11),
+}  # weights blown up by decay, and gradients whose squares are lost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +42,9 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         with np.errstate(all="ignore"):
-            limit = OVERFLOWS if self.unit < 1e-10 else OVERFLOWS**0.1
-            lost = np.maximum.accumulate(~(np.abs(self.w) < limit), axis=0)
+            overflows, underflows = RANGES[self.unit]
+            lost = np.maximum.accumulate(~(np.abs(self.w) < overflows), axis=0)
+            lost |= np.max(np.abs(self.g), axis=0) < underflows
             size = maximum_filter1d(np.abs(np.diff(np.where(lost, 0, self.w), axis=0)), 5, axis=0)
             weights = np.abs(self.w[1:]) + np.abs(self.w[:-1])
             noise = self.unit * (weights + ROUNDINGS * size) + np.finfo(float).tiny

@@ -9,9 +9,9 @@ import numpy as np
 from optlab.blackbox import placing, signs
 from optlab.blackbox.adapters import Box
 from optlab.blackbox.card import INAPPLICABLE, UNKNOWN, Card, Value, correction, family
-from optlab.blackbox.experiments import SINGLE, Experiments
+from optlab.blackbox.experiments import Experiments
 from optlab.blackbox.families import Core, Model
-from optlab.blackbox.fitting import Fit, Trajectory, fit, off_from
+from optlab.blackbox.fitting import SINGLE, Fit, Trajectory, fit, off_from
 from optlab.blackbox.search import search
 
 WHOLE = 0.02  # how far the power of a proportionality may be from a whole number, to be taken for it

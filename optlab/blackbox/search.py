@@ -9,11 +9,12 @@ import numpy as np
 
 from optlab.blackbox import families
 from optlab.blackbox.families import Core, Model
-from optlab.blackbox.fitting import Fit, Trajectory, fit, scan, simplest
+from optlab.blackbox.fitting import ROUNDINGS, Fit, Trajectory, fit, scan, simplest
 
 LARGE = 1e5  # at gradients of this scale an eps of 1e-3 moves an update by 1e-8
 NO_MOMENTUM = 1e-3  # a smaller momentum is more likely none, and a simpler core says so
-FOUND = 1e7  # roundings, after which no other start is tried
+FOUND = 1e-8  # relative to a move: nearer than this, no other start is tried
+WELL = 30  # roundings: what a fit of the right core is off by, unless the box rounds its hyperparameters too
 SCREENED, SCREENING = 16, 60  # cores, and evaluations of each
 KEPT = 4
 _LEFT_OUT = ("eps_root", "initial")  # as small as eps
@@ -34,13 +35,17 @@ def screen(run: Trajectory) -> list[Fit]:
     starts = [_starts(core, run) for core in (*families.LINEAR, *families.QUOTIENTS)]
     starts.sort(key=lambda of_core: of_core[0].rms)
     found: list[Fit] = []
-    enough = math.inf  # once a core fits, only simpler ones are worth a look
+    enough = math.inf  # once a core fits, those with more to fit are not worth a look
     for of_core in starts[:SCREENED]:
         size = len(of_core[0].model.names())
-        if size < enough:
+        if size <= enough:
             found.append(_best_from(of_core, run))
-            enough = min(enough, size if found[-1].rms < FOUND else math.inf)
+            enough = min(enough, size if _is_found(found[-1], run) else math.inf)
     return sorted(found, key=lambda each: (each.values.get("b1", 1) < NO_MOMENTUM, each.rms))
+
+
+def _is_found(rough: Fit, run: Trajectory) -> bool:
+    return rough.rms < max(FOUND / (ROUNDINGS * run.unit), WELL)
 
 
 def _starts(core: Core, run: Trajectory) -> list[Fit]:
@@ -59,7 +64,7 @@ def _best_from(starts: Sequence[Fit], run: Trajectory) -> Fit:
     for start in starts:
         names = [name for name in start.model.names() if name not in _LEFT_OUT]
         found.append(fit(start, run, ["rate", *names], SCREENING))
-        if found[-1].rms < FOUND:
+        if _is_found(found[-1], run):
             break
     return min(found, key=lambda each: each.rms)
 
@@ -76,15 +81,16 @@ def refine(start: Fit, run: Trajectory) -> Fit:
 
 
 def _refined(screened: Sequence[Fit], run: Trajectory, models: Callable[[Core], Sequence[Model]]) -> list[Fit]:
-    """Refined fits, best first, of the screened cores in their order, up to the first that explains the run."""
+    """Refined fits, best first, of the screened cores, simplest first, until those of one size explain the run well."""
     found: list[Fit] = []
-    for rough in screened:
+    for _, equals in itertools.groupby(screened, key=lambda each: len(each.model.names())):
         found += [
             refine(dataclasses.replace(rough, model=model), run)
+            for rough in equals
             for core in families.with_eps(rough.model.core)
             for model in models(core)
         ]
-        if any(each.holds() for each in found):
+        if any(each.holds() and each.rms < WELL for each in found):
             break
     return sorted(found, key=lambda each: each.rms)
 
@@ -104,7 +110,7 @@ def search(
       kept: how many cores to try them of.
     """
     near = screen(run.only(np.flatnonzero(scale >= LARGE)))[:kept]
-    near.sort(key=lambda each: len(each.model.names()))
+    near.sort(key=lambda each: len(each.model.names()))  # which groups them too
     found = _refined(near, run, models)
     if not found[0].holds():
         elsewhere = [each for each in near if each.model.core.denominator == "ema"]
