@@ -13,6 +13,7 @@ import optax
 import torch
 
 from optlab.blackbox import Card, identify
+from optlab.blackbox.card import eps_place
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -72,8 +73,7 @@ def _said(card: Card) -> list[str]:
     if card.core is None:
         return [f"none; nearest {card.nearest}" + (", mixes the weights" if card.mixes else ""), "", "", "", ""]
     same = f" = {', '.join(f'`{site}`' for site in card.same_as)}" if card.same_as else ""
-    eps = "outside" if card.core.eps.startswith("outside") else "inside" if card.core.eps != "none" else ""
-    eps += ", uncorrected" if card.core.eps.endswith("uncorrected") else ""
+    eps = "" if card.core.eps == "none" else eps_place(card.core).replace(" the root", "")
     values = [f"{name} {value.value:.6g}" for name, value in card.values.items() if value.given is None]
     moments = card.correction.removeprefix("the ").removesuffix(" moment").removesuffix(" moments")
     return [

@@ -102,7 +102,7 @@ class Card:
             lines += [("coupling", f"{self.coupling}{law}{gate}")]
         if self.core is not None:
             lines += [("correction", self.correction)] if self.correction != INAPPLICABLE else []
-            lines += [("eps", EPS_PLACES[self.core.eps])] if "eps" in self.values else []
+            lines += [("eps", eps_place(self.core))] if "eps" in self.values else []
             lines += [("order", self.core.order)] if self.core.order == QUOTIENT_FIRST else []
         lines += [(f"  {name}", str(value)) for name, value in self.values.items()]
         lines += [(f"  {name}", f"not identifiable: {why}") for name, why in self.unidentifiable.items()]
@@ -113,6 +113,11 @@ class Card:
 
 def _wrapped(name: str, text: str) -> str:
     return textwrap.fill(text, 80, initial_indent=f"{name:<16}", subsequent_indent=" " * 16)
+
+
+def eps_place(core: Core) -> str:
+    """Where eps stands, in words."""
+    return "inside the maximum" if (core.denominator, core.eps) == ("decayed_max", "inside") else EPS_PLACES[core.eps]
 
 
 # Names -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from optlab.blackbox.card import BOTH, EPS_PLACES, INAPPLICABLE, NEITHER, UNKNOWN, Card
+from optlab.blackbox.card import BOTH, EPS_PLACES, INAPPLICABLE, NEITHER, UNKNOWN, Card, eps_place
 from optlab.blackbox.families import MOMENTUM_FIRST, QUOTIENT_FIRST
 from optlab.blackbox.identification import identify
 
@@ -124,10 +124,9 @@ def _of_the_core(card: Card, standard: Standard) -> list[str]:
     found = []
     if card.correction != standard.correction:
         found.append(f"it corrects the bias of {_moments(card)}; {standard.title} of {_moments(standard)}")
-    place = card.core.eps if card.core else "none"
-    if place != "none" and place not in standard.eps:
+    if card.core and card.core.eps != "none" and card.core.eps not in standard.eps:
         wanted = " or ".join(EPS_PLACES[each] for each in standard.eps) or EPS_PLACES["none"]
-        found.append(f"eps stands {EPS_PLACES[place]}; {standard.title} has it {wanted}")
+        found.append(f"eps stands {eps_place(card.core)}; {standard.title} has it {wanted}")
     if card.core and card.core.order != standard.order:
         found.append(f"the order is {card.core.order}; {standard.title} has {standard.order}")
     return found

@@ -12,6 +12,7 @@ from optlab.blackbox.families import Core, Model
 from optlab.blackbox.fitting import Fit, Trajectory, fit, measured, rms, simplest
 
 DECAYS = tuple(sign * 10.0**power for power in range(-10, 5) for sign in (1.0, -1.0))
+DECAYS += tuple(10.0 ** (quarter / 4) for quarter in range(-16, 5) if quarter % 4)  # the usual ones, closer
 STARTS = 3
 DECOUPLED = ("before", "after")
 
