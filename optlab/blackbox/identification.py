@@ -12,6 +12,7 @@ from optlab.blackbox.card import INAPPLICABLE, UNKNOWN, Card, Value, correction,
 from optlab.blackbox.experiments import Experiments
 from optlab.blackbox.families import Core, Model
 from optlab.blackbox.fitting import SINGLE, Fit, Trajectory, fit, off_from
+from optlab.blackbox.probes import every
 from optlab.blackbox.search import search
 
 WHOLE = 0.02  # how far the power of a proportionality may be from a whole number, to be taken for it
@@ -80,7 +81,7 @@ class _Probed:
         if not core.holds() or placing.twins(self.base)[0] == "constant":
             return _Found(core, half)
         rate = self.experiments.rate
-        full, *others = placing.place(core, self.base, lambda core: self.turns(core, rate, self.decay))
+        full, *others = placing.place(core, self.base, self.some(4), lambda core: self.turns(core, rate, self.decay))
         same_as = tuple(dict.fromkeys(each.model.place for each in others if each.model.place != full.model.place))
         return _Found(
             full,
@@ -101,8 +102,8 @@ class _Probed:
             full = fit(start, self.base, ["rate", "decay", *(core.model.names() if smooth else [])])
             full = dataclasses.replace(full, uncertainties={**core.uncertainties, **full.uncertainties})
         else:
-            some = np.flatnonzero(np.arange(self.base.w.shape[1]) // 2 % 3 == 0)
-            full = search(self.base.only(some), self.experiments.probe.scale[some], placing.placed, kept=2)[0]
+            some = self.some(4)
+            full = search(self.base.only(some), self.experiments.probe.scale[some], placing.through_moments, kept=2)[0]
             full = fit(full, self.base, ["rate", *full.model.names()])
         full = self.as_asked(full)
         rate = self.experiments.rate
@@ -114,11 +115,16 @@ class _Probed:
         return _Found(*placing.before_or_after(full, half), half_decay)
 
     def core(self, run: Trajectory) -> Fit:
-        weights = np.arange(0, run.w.shape[1], 2)
-        run, scale = run.only(weights), self.experiments.probe.scale[weights]
-        if signs.steps_by_sign(run):
-            return signs.fit_core(lambda start, grads: self.drive(start, grads, self.experiments.rate, 0.0), run)
-        return self.as_asked(search(run, scale)[0])
+        """The core of a run without decay, from the twins that start at zero and so round least."""
+        still = run.only(np.arange(0, run.w.shape[1], 2))
+        if signs.steps_by_sign(still):
+            return signs.fit_core(lambda start, grads: self.drive(start, grads, self.experiments.rate, 0.0), still)
+        some = self.some(2)[::2]
+        found = search(run.only(some), self.experiments.probe.scale[some])[0]
+        return self.as_asked(fit(found, still, ["rate", *found.model.names()]) if found.holds() else found)
+
+    def some(self, nth: int) -> np.ndarray:
+        return every(nth, self.experiments.probe.start.size)
 
     def as_asked(self, found: Fit) -> Fit:
         """A sum of decayed gradients, or their average at a larger rate: whichever is nearer to the rate asked for."""

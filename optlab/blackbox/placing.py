@@ -9,7 +9,7 @@ import numpy as np
 from optlab.blackbox import families
 from optlab.blackbox.experiments import twin_moves
 from optlab.blackbox.families import Core, Model
-from optlab.blackbox.fitting import Fit, Trajectory, fit, measured, rms, simplest
+from optlab.blackbox.fitting import Fit, Trajectory, fit, measured, predict, rms, simplest
 
 DECAYS = tuple(sign * 10.0**power for power in range(-10, 5) for sign in (1.0, -1.0))
 DECAYS += tuple(10.0 ** (quarter / 4) for quarter in range(-16, 5) if quarter % 4)  # the usual ones, closer
@@ -38,10 +38,15 @@ def placed(core: Core) -> list[Model]:
     return [*everywhere, *(Model(core, place, cautious=True) for place in DECOUPLED)]
 
 
+def through_moments(core: Core) -> list[Model]:
+    """The core with decay wherever twins do not shrink at the same rate at every step."""
+    return [model for model in placed(core) if model.cautious or model.place not in DECOUPLED]
+
+
 def fit_decay(start: Fit, run: Trajectory) -> Fit:
     """The decay that suits a model best, all else given; from another start where the likeliest leads nowhere."""
     with_decay = [dataclasses.replace(start, values={**start.values, "decay": decay}) for decay in DECAYS]
-    likely = sorted((measured(each, run) for each in with_decay), key=lambda each: each.rms)[:STARTS]
+    likely = sorted(with_decay, key=lambda each: rms(run.off(predict(each, run))))[:STARTS]
     found = []
     for each in likely:
         found.append(fit(each, run, ["decay"]))
@@ -50,28 +55,36 @@ def fit_decay(start: Fit, run: Trajectory) -> Fit:
     return min(found, key=lambda each: each.rms)
 
 
-def place(core: Fit, run: Trajectory, turns: Callable[[Fit], dict[str, float]]) -> list[Fit]:
+def place(core: Fit, run: Trajectory, some: np.ndarray, turns: Callable[[Fit], dict[str, float]]) -> list[Fit]:
     """The core with decay wherever that explains the run equally well, the usual places first; else best first.
 
     Args:
       core: a fit without decay, at the run's rate.
       run: with decay.
+      some: weights that are enough to tell the places by.
       turns: for a core that steps by a sign, the decay by place at which its first step turns; see `signs`.
     """
     starts = [dataclasses.replace(core, model=model) for model in placed(core.model.core)]
+    part = run.only(some)
     if core.model.core.denominator == "magnitude":
         through = turns(core)
-        found = [fit_decay(start, run) for start in starts if start.model.place in DECOUPLED]
+        found = [fit_decay(start, part) for start in starts if start.model.place in DECOUPLED]
         found += [
-            with_given(start, through[start.model.place], run) for start in starts if start.model.place in through
+            with_given(start, through[start.model.place], part) for start in starts if start.model.place in through
         ]
     else:
-        found = [fit_decay(start, run) for start in starts]
+        found = [fit_decay(start, part) for start in starts]
+    found = [_on_all(each, run) for each in found if each.holds()] or found
     best = min(found, key=lambda each: each.rms)
     if not best.holds():
         return [best]
     order = {(model.place, model.cautious): number for number, model in enumerate(placed(core.model.core))}
     return simplest(found, lambda each: order[each.model.place, each.model.cautious])
+
+
+def _on_all(found: Fit, run: Trajectory) -> Fit:
+    through_a_sign = found.model.core.denominator == "magnitude" and found.model.place not in DECOUPLED
+    return measured(found, run) if through_a_sign else fit(found, run, ["decay"])
 
 
 def with_given(start: Fit, decay: float, run: Trajectory) -> Fit:
@@ -143,7 +156,7 @@ def before_or_after(full: Fit, half_rate: Fit) -> tuple[Fit, Fit]:
 
     A decay that always acts leaves no other trace of its order: `(w - rate*u) * keep` is `keep*w - (rate*keep)*u`.
     """
-    if full.model.place != "before":
+    if full.model.place != "before" or not full.holds():
         return full, half_rate
     model = dataclasses.replace(full.model, place="after")
     after, after_half = (

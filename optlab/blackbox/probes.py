@@ -25,9 +25,11 @@ class Probe:
     def first(self, steps: int) -> "Probe":
         return dataclasses.replace(self, grads=self.grads[:steps])
 
-    def twins(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the weights that start at zero, and of those that see the same gradients from elsewhere."""
-        return np.arange(0, self.start.size, 2), np.arange(1, self.start.size, 2)
+
+def every(nth: int, weights: int) -> np.ndarray:
+    """Every `nth` pair of twins of a ladder, of each kind at other scales."""
+    pair = np.arange(weights) // 2
+    return np.flatnonzero((pair // len(KINDS) + pair % len(KINDS)) % nth == 0)
 
 
 def _single(values: np.ndarray) -> np.ndarray:

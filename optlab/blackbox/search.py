@@ -14,6 +14,7 @@ from optlab.blackbox.fitting import ROUNDINGS, Fit, Trajectory, fit, scan, simpl
 LARGE = 1e5  # at gradients of this scale an eps of 1e-3 moves an update by 1e-8
 NO_MOMENTUM = 1e-3  # a smaller momentum is more likely none, and a simpler core says so
 FOUND = 1e-8  # relative to a move: nearer than this, no other start is tried
+HOPELESS = 1e-2  # relative to a move: farther off at large gradients, no eps makes a core fit
 WELL = 30  # roundings: what a fit of the right core is off by, unless the box rounds its hyperparameters too
 SCREENED, SCREENING = 16, 60  # cores, and evaluations of each
 KEPT = 4
@@ -110,6 +111,8 @@ def search(
       kept: how many cores to try them of.
     """
     near = screen(run.only(np.flatnonzero(scale >= LARGE)))[:kept]
+    if near[0].rms * ROUNDINGS * run.unit > HOPELESS:
+        return near
     near.sort(key=lambda each: len(each.model.names()))  # which groups them too
     found = _refined(near, run, models)
     if not found[0].holds():
