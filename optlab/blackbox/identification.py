@@ -98,13 +98,14 @@ class _Probed:
             start = dataclasses.replace(
                 core, model=Model(core.model.core, "before"), values={**core.values, "decay": share}
             )
-            smooth = core.model.core.denominator != "magnitude"
-            full = fit(start, self.base, ["rate", "decay", *(core.model.names() if smooth else [])])
-            full = dataclasses.replace(full, uncertainties={**core.uncertainties, **full.uncertainties})
+            by_sign = core.model.core.denominator == "magnitude"
+            full = fit(start, self.base, ["rate", *(["decay"] if by_sign else start.model.names())])
         else:
             some = self.some(4)
             full = search(self.base.only(some), self.experiments.probe.scale[some], placing.through_moments, kept=2)[0]
             full = fit(full, self.base, ["rate", *full.model.names()])
+        if not full.holds():
+            return _Found(full, full)
         full = self.as_asked(full)
         rate = self.experiments.rate
         half_run = self.run(rate / 2, self.decay) if self.experiments.box.takes_decay else self.half_rest
@@ -175,7 +176,7 @@ def _card(probed: _Probed, found: _Found) -> Card:
         "precision": "float32" if experiments.unit == SINGLE else "float64",
         "mixes": mixes,
     }
-    notes = _notes(probed, found)
+    notes = _notes_on_the_decay(probed)
     if not claimed:
         motion = placing.twins(probed.base)[0]
         site = {"constant": "none", "shrinks": "decoupled", "moves": "unknown"}[motion]
@@ -198,7 +199,7 @@ def _card(probed: _Probed, found: _Found) -> Card:
         correction(core),
         core,
         same_as=_sites(found.same_as, coupling),
-        notes=(*notes, *decay_notes),
+        notes=(*notes, *decay_notes, *_notes_on_the_core(found)),
         **common,
     )
 
@@ -276,24 +277,21 @@ def _unidentifiable(core: Core, values: dict[str, Value], precision: str) -> dic
     return found
 
 
-def _notes(probed: _Probed, found: _Found) -> tuple[str, ...]:
-    experiments, full = probed.experiments, found.full
-    notes = []
-    if not experiments.box.takes_decay:
-        notes.append("make takes no weight_decay")
-    elif placing.twins(probed.base)[0] == "constant":
-        notes.append("weight_decay has no effect")
-    if full.rate > 0 and found.half_rate.rate > 0:
-        power = _power("learning_rate", math.log2(full.rate / found.half_rate.rate))
-        if power != "learning_rate":
-            notes.append(f"the effective rate goes as {power}")
-    core = full.model.core
-    if core in (Core("trace"), Core("ema")):
-        b1 = full.values["b1"]
-        other = f"momentum (EMA) at rate {full.rate / (1 - b1):.6g}"
-        if core == Core("ema"):
-            other = f"heavy_ball at rate {full.rate * (1 - b1):.6g}"
-        notes.append(f"the same as {other}")
-    if core.numerator == "warming_nesterov_ema":
+def _notes_on_the_decay(probed: _Probed) -> tuple[str, ...]:
+    if not probed.experiments.box.takes_decay:
+        return ("make takes no weight_decay",)
+    return ("weight_decay has no effect",) if placing.twins(probed.base)[0] == "constant" else ()
+
+
+def _notes_on_the_core(found: _Found) -> tuple[str, ...]:
+    full, notes = found.full, []
+    power = _power("learning_rate", math.log2(full.rate / found.half_rate.rate))
+    if power != "learning_rate":
+        notes.append(f"the effective rate goes as {power}")
+    if full.model.core == Core("trace"):
+        notes.append(f"the same as momentum (EMA) at rate {full.rate / (1 - full.values['b1']):.6g}")
+    if full.model.core == Core("ema"):
+        notes.append(f"the same as heavy_ball at rate {full.rate * (1 - full.values['b1']):.6g}")
+    if full.model.core.numerator == "warming_nesterov_ema":
         notes.append("the look-ahead warms up as torch's, whose product of coefficients is float32")
     return tuple(notes)
