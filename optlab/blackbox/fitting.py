@@ -13,13 +13,11 @@ from optlab.blackbox.families import Model
 
 ROUNDINGS = 16.0  # in one update, at least; an average adds as many as it remembers steps
 EVALUATIONS = 300
-MOST_CANCELLED = 1e3  # how much of an update's rounding may come from terms that cancel
 HOPELESS = 1e20  # roundings: more than a wrong prediction in float64 is off by
 DOUBLE, SINGLE = 2.0**-53, 2.0**-24
-RANGES = {
-    DOUBLE: (1e100, 0.0),
-    SINGLE: (1e10, 1e-11),
-}  # weights blown up by decay, and gradients whose squares are lost
+MOST_CANCELLED = {DOUBLE: 1e6, SINGLE: 1e3}  # how much of an update's rounding may come from terms that cancel
+# Weights that decay has blown up, and gradients whose squares are lost, say nothing.
+RANGES = {DOUBLE: (1e100, 0.0), SINGLE: (1e10, 1e-11)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +119,7 @@ def off_from(fit: Fit, run: Trajectory) -> float:
     with np.errstate(all="ignore"):
         size = fit.model.size(run.w[:-1], run.g, fit.values)
         terms = np.nan_to_num(ROUNDINGS * run.unit * abs(fit.rate) * size, nan=0.0)
-        noise = run.noise + np.minimum(terms, MOST_CANCELLED * run.noise)
+        noise = run.noise + np.minimum(terms, MOST_CANCELLED[run.unit] * run.noise)
     return rms(run.off(predict(fit, run)) * (run.noise / noise)[run.seen])
 
 
