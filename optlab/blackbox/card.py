@@ -28,7 +28,6 @@ _SITES = {
     "second_moment": "only the denominator sees g + wd*w",
     "direction": "(m + wd*w) / P",
     "decoupled": "outside of the moments",
-    "moments": "through the moments",
     "unknown": "not told apart",
 }
 
@@ -54,8 +53,8 @@ class Card:
 
     Attributes:
       family: the optimizer's name, or `UNKNOWN`.
-      site: where its decay acts: a site of the README's table, `after` or `proximal`; without a family `decoupled`,
-        `moments` or `unknown`.
+      site: where its decay acts: a site of the README's table, `after` or `proximal`; without a family `none`,
+        `decoupled` or `unknown`.
       same_as: sites that this core can't tell from `site`.
       coupling: what multiplies the decay, as a power of the learning rate: `lr`, `constant`, `lr^2`; `none` without
         decay.
