@@ -65,13 +65,21 @@ from optlab.target import decay_toward_init
 from optlab.transform import Transform, atom
 
 if typing.TYPE_CHECKING:
+    from optlab.blackbox import check, identify
     from optlab.equations.comparison import compare
     from optlab.equations.explanation import explain
 
 __version__ = "0.1.0"
 
 __getattr__ = extras.on_demand(
-    __name__, {"compare": "equations.comparison", "explain": "equations.explanation"}, extra="explain"
+    __name__,
+    {
+        "check": "blackbox",
+        "compare": "equations.comparison",
+        "explain": "equations.explanation",
+        "identify": "blackbox",
+    },
+    extra="explain",
 )
 
 __all__ = [
@@ -100,6 +108,7 @@ __all__ = [
     "atom",
     "bias_correct",
     "chain",
+    "check",
     "compare",
     "decay_cautiously",
     "decay_toward_init",
@@ -109,6 +118,7 @@ __all__ = [
     "draw",
     "explain",
     "heavy_ball",
+    "identify",
     "identity",
     "interpolate_ema",
     "l2_penalty",

@@ -118,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.run(options, argv)
     except UsageError as error:
         message, prog = (*error.args, command)[:2]
-        print(f"{prog}: {message}", file=sys.stderr)
+        owner = prog.rpartition(" ")[2]
+        print(f"{prog}: {message.removeprefix(f'{owner}: ')}", file=sys.stderr)
         return 2
     finally:
         if in_main_thread:

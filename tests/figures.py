@@ -3,10 +3,12 @@
 import inspect
 from types import ModuleType
 
+import black_boxes
 import cases
 import public
 import test_closed_forms as closed_forms
 import test_errors
+import test_identify
 import test_notes
 import test_sites
 import torch_cases
@@ -48,6 +50,16 @@ def markdown() -> str:
             "properties",
         ),
         ("broken transforms that the properties have to reject", f"{broken}, all rejected", "properties"),
+        (
+            "boxes of no family that `identify` may not claim",
+            f"{len(black_boxes.OUTSIDERS)}, none claimed",
+            "identify",
+        ),
+        (
+            "known optimizers, drawn at random, that `identify` has to name",
+            f"{len(test_identify.DRAWS) + len(test_identify.SINGLE)} draws",
+            "identify",
+        ),
         ("bad input, each with its message", f"{len(test_errors.TABLE)} rows", "errors"),
     ]
     lines = [f"| {what} | {count} | {_command(files)} |" for what, count, *files in rows]

@@ -1,4 +1,4 @@
-"""The command line around the equations: what it prints, and one line for what can't be done."""
+"""The command line around equations and black boxes: what it prints, and one line for what can't be done."""
 
 import pytest
 
@@ -51,6 +51,13 @@ def test_compare_says_equal_or_where_they_part(capsys):
     assert "part at step 1\n" in capsys.readouterr().out
 
 
+def test_identify_prints_a_card_and_what_a_name_promises(folder, capsys):
+    assert cli.main(["identify", "own:mine"]) == 0
+    assert capsys.readouterr().out.startswith("family          adam\ndecay           update")
+    assert cli.main(["identify", "own:mine", "--says", "adamw"]) == 0
+    assert capsys.readouterr().out == "adamw: passes\n"
+
+
 ERRORS = {
     "explain adamv": "adamv: optlab has no 'adamv'; did you mean adam, nadam, adamw?",
     "explain optax.adamww": "optax.adamww: optax has no 'adamww'; did you mean adamw, nadamw, adam?",
@@ -64,7 +71,9 @@ ERRORS = {
     "explain own:NUMBER": "explain takes a transform, or a function that makes one of its hyperparameters, got 3 (int)",
     "explain": "the following arguments are required: optimizer (see optlab explain --help)",
     "compare adam": "the following arguments are required: other (see optlab compare --help)",
-    "compare adam adam --steps 0": "compare: steps must be a whole number from 1, got 0",
+    "compare adam adam --steps 0": "steps must be a whole number from 1, got 0",
+    "identify adamw --learning-rate -1": "learning_rate must be a finite number > 0, got -1.0",
+    "identify own:NUMBER": "make must be callable as make(learning_rate, weight_decay), got 3",
     "compare adam adam --steps two": "argument --steps: invalid int value: 'two' (see optlab compare --help)",
 }
 

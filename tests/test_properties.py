@@ -19,7 +19,7 @@ import optlab
 from optlab import testing
 
 # Functions of the table of contents that make no transform of their own; everything else must be in TABLE.
-NOT_IN_TABLE = {"atom", "chain", "compare", "draw", "explain", "l2_penalty", "product"}
+NOT_IN_TABLE = {"atom", "chain", "check", "compare", "draw", "explain", "identify", "l2_penalty", "product"}
 # These continue a second moment; they stand behind what makes one.
 AFTER_SQUARE = ("decayed_max", "root", "running_max", "running_sum")
 
