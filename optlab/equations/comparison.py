@@ -13,7 +13,7 @@ from sympy.core.function import AppliedUndef
 
 from optlab.equations import numeric, printing, symbols
 from optlab.equations.interpret import Formula, Inexpressible, number, t
-from optlab.equations.recurrence import Recurrence, exact, instance, recurrence
+from optlab.equations.recurrence import Recurrence, by_formula, exact, instance, recurrence
 from optlab.equations.zero import Undecided, is_zero
 
 DIGITS, POINTS = 60, 10
@@ -118,7 +118,7 @@ def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Compari
     if not seconds > 0:
         raise ValueError(f"compare: seconds must be > 0, got {seconds!r}")
     try:
-        both = recurrence(a), recurrence(b)
+        both = recurrence(a, by_formula), recurrence(b, by_formula)
     except Inexpressible as error:
         return _in_float64(a, b, steps, str(error))
     (first, second), notes = _with_shared_symbols(*both)

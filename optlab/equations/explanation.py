@@ -1,7 +1,6 @@
 """`explain`: the equations of an optimizer, derived from what it computes."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import sympy as sp
@@ -9,8 +8,9 @@ import sympy as sp
 from optlab.equations import printing, symbols
 from optlab.equations.hats import corrections, with_hats
 from optlab.equations.interpret import Formula
-from optlab.equations.recurrence import Recurrence, recurrence
+from optlab.equations.recurrence import Letters, Recurrence, recurrence, with_symbols
 from optlab.equations.regime import Regime, regime_of
+from optlab.transform import Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,7 @@ class Explanation:
 
     recurrence: Recurrence
     equations: tuple[Formula, ...]
-
-    @functools.cached_property
-    def regime(self) -> Regime:
-        return regime_of(self.recurrence)
+    regime: Regime
 
     @property
     def text(self) -> str:
@@ -89,8 +86,9 @@ def explain(x: Any) -> Explanation:
     A sum over all weights of a leaf reads `Σ(...)`, their number `N`. The step is traced in float64, casts are seen
     through, and counts are taken not to have reached their maximum.
     """
-    found = recurrence(x)
-    return Explanation(found, _equations(found))
+    found = recurrence(x, Letters())
+    told = with_symbols(x, ("learning_rate", "weight_decay")) if isinstance(x, Transform) else found
+    return Explanation(found, _equations(found), regime_of(told))
 
 
 def _equations(found: Recurrence) -> tuple[Formula, ...]:

@@ -6,9 +6,11 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import sympy as sp
 from jax.extend import core as extended
+from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 
@@ -63,7 +65,7 @@ class Reading:
         """The outputs as expressions of `arguments`.
 
         An output with a name reads as that symbol wherever it is used, and its expression goes to `definitions`; one
-        that is passed on as it came gets no definition.
+        that is constant, or passed on as it came, gets no definition.
 
         Raises:
           Inexpressible: a primitive that has no meaning for one weight.
@@ -80,9 +82,12 @@ class Reading:
             inner_names = [named.get(var) for var in equation.outvars]
             outputs = self._equation(equation, [value_of(var) for var in equation.invars], inner_names)
             for var, name, output in zip(equation.outvars, inner_names, outputs, strict=True):
-                if name is not None and name != output and name not in self.definitions:
-                    self.definitions[name] = output
-                values[var] = output if name is None else name
+                if name is None or not output.free_symbols:
+                    values[var] = output
+                    continue
+                values[var] = name
+                if name != output:
+                    self.definitions.setdefault(name, output)
         return [value_of(var) for var in jaxpr.outvars]
 
     def _equation(self, equation: Any, inputs: list[Any], names: list[sp.Symbol | None]) -> Sequence[Any]:
@@ -96,22 +101,28 @@ class Reading:
         if primitive == "optimization_barrier":
             return inputs
         _require_plain(equation)
-        if primitive == "convert_element_type":
-            return [_converted(inputs[0], params["new_dtype"])]
         if primitive in _PASSING:
             return inputs[:1]
-        if primitive in _OVER_WEIGHTS:
+        if primitive in _OVER_WEIGHTS or primitive in _OVER_TRUTHS:
             return [_reduced(primitive, equation, inputs)]
+        if primitive == "convert_element_type":
+            return [_converted(inputs[0], equation.invars[0].aval.dtype, params["new_dtype"])]
+        if primitive == "integer_pow":
+            return [inputs[0] ** params["y"]]
+        if primitive == "div" and np.issubdtype(equation.outvars[0].aval.dtype, np.integer):
+            return [_whole(inputs[0] / inputs[1])]
+        if primitive == "select_n" and len(inputs) > 3:
+            raise Inexpressible("select_n: chooses among more than two cases")
         if primitive not in _MEANING:
             raise Inexpressible(_why_not(primitive))
-        return [_MEANING[primitive](*inputs, **({"y": params["y"]} if primitive == "integer_pow" else {}))]
+        return [_MEANING[primitive](*inputs)]
 
     def _cond(self, branches: Sequence[extended.ClosedJaxpr], inputs: list[Any]) -> list[Any]:
         which, *operands = inputs
-        outputs = [self.read(branch, operands, [None] * len(branch.jaxpr.outvars)) for branch in branches]
         if len(branches) != 2:
-            raise Inexpressible("switch: chooses among more than two branches")
-        return [_where(which, *pair) for pair in zip(*outputs, strict=True)]
+            raise Inexpressible("cond: chooses among more than two branches")
+        outputs = [self.read(branch, operands, [None] * len(branch.jaxpr.outvars)) for branch in branches]
+        return [where(which, *pair) for pair in zip(*outputs, strict=True)]
 
 
 def _names_behind_casts(jaxpr: extended.Jaxpr, names: Sequence[sp.Symbol | None]) -> dict[Any, sp.Symbol]:
@@ -123,11 +134,19 @@ def _names_behind_casts(jaxpr: extended.Jaxpr, names: Sequence[sp.Symbol | None]
         if name is not None and isinstance(var, extended.Var) and var not in taken
     }
     for equation in reversed(jaxpr.eqns):
-        if equation.primitive.name in _PASSING and equation.outvars[0] in named:
+        if _keeps_value(equation) and equation.outvars[0] in named:
             source = equation.invars[0]
             if isinstance(source, extended.Var) and source not in taken:
                 named.setdefault(source, named[equation.outvars[0]])
     return named
+
+
+def _keeps_value(equation: Any) -> bool:
+    """Whether its output is its input, but for rounding."""
+    if equation.primitive.name != "convert_element_type":
+        return equation.primitive.name in _PASSING
+    types = equation.invars[0].aval.dtype, equation.params["new_dtype"]
+    return all(jnp.issubdtype(dtype, np.inexact) for dtype in types)
 
 
 def _constant(value: Any) -> Formula:
@@ -163,11 +182,16 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _reduced(primitive: str, equation: Any, inputs: list[Any]) -> Formula:
-    """A sum or a maximum over the weights of the leaf."""
-    if math.prod(equation.invars[0].aval.shape) == 1:
-        return functools.reduce(operator.mul, inputs)
+    """A sum or a maximum over the weights of the leaf, or over an axis of length one."""
+    sizes = [math.prod(var.aval.shape) for var in equation.invars]
+    if primitive in _OVER_TRUTHS:
+        if inputs[0] in (sp.true, sp.false):
+            return inputs[0]
+        raise Inexpressible(_why_not(primitive))
     summand = functools.reduce(operator.mul, inputs)
-    if not summand.free_symbols - {t} and not summand.atoms(sp.core.function.AppliedUndef):
+    if max(sizes) == math.prod(equation.outvars[0].aval.shape):
+        return summand
+    if not summand.free_symbols - {t} and not summand.atoms(AppliedUndef):
         return summand if primitive == "reduce_max" else n * summand
     return (largest if primitive == "reduce_max" else over_weights)(summand)
 
@@ -180,20 +204,58 @@ def is_truth(value: Any) -> bool:
     return isinstance(value, Relational | BooleanFunction | BooleanAtom | Truth)
 
 
-def _converted(value: Any, dtype: np.dtype) -> Any:
+def _converted(value: Any, old: np.dtype, new: np.dtype) -> Any:
     if is_truth(value):
-        return value if dtype == np.bool_ else _where(value, sp.Integer(0), sp.Integer(1))
-    return sp.Ne(value, 0) if dtype == np.bool_ else value
+        return value if new == np.bool_ else where(value, sp.Integer(0), sp.Integer(1))
+    if new == np.bool_:
+        return sp.Ne(value, 0)
+    return _whole(value) if np.issubdtype(new, np.integer) and not np.issubdtype(old, np.integer) else value
 
 
-def _where(condition: Any, otherwise: Any, then: Any) -> Any:
+def _whole(value: Formula) -> Formula:
+    """The whole number toward zero."""
+    return sp.floor(value) if value.is_nonnegative else sp.sign(value) * sp.floor(sp.Abs(value))
+
+
+def where(condition: Any, otherwise: Any, then: Any) -> Any:
+    """`then` where the condition holds, in the order in which `select_n` has them."""
     if not is_truth(condition):
-        condition = sp.Ne(condition, 0)
+        condition = _nonzero(condition)
     if condition in (sp.true, sp.false):
         return then if condition == sp.true else otherwise
     if is_truth(then) or is_truth(otherwise):
-        return sp.Or(sp.And(condition, then), sp.And(sp.Not(condition), otherwise))
+        if then in (sp.true, sp.false):
+            return condition | otherwise if then == sp.true else ~condition & otherwise
+        return (condition & then) | (~condition & otherwise)
+    if _is_of_leaf(condition):  # then it holds for every weight of a sum too
+        then = then.xreplace(_known(condition, sp.And, sp.true))
+        otherwise = otherwise.xreplace(_known(condition, sp.Or, sp.false))
     return sp.Piecewise((then, condition), (otherwise, True))
+
+
+def _known(condition: Formula, joined_by: Any, value: Formula) -> dict[Formula, Formula]:
+    """What else is known where `condition` is: that its parts are true, or false, however they are written."""
+    parts = condition.args if isinstance(condition, joined_by) else (condition,)
+    return {form: value for part in parts for form in (part, getattr(part, "reversed", part))}
+
+
+def _nonzero(value: Formula) -> Formula:
+    """`value != 0`; the condition itself, for the number that a truth was cast to."""
+    if isinstance(value, sp.Piecewise) and [part for part, _ in cases_of(value)] == [1, 0]:
+        return cases_of(value)[0][1]
+    return sp.Ne(value, 0)
+
+
+def cases_of(piecewise: Formula) -> list[tuple[Formula, Formula]]:
+    """The values of a `Piecewise` with their conditions."""
+    return [(value, condition) for value, condition in piecewise.args]
+
+
+def _is_of_leaf(condition: Formula) -> bool:
+    """Whether a condition is one for all weights: only constants and sums over the leaf stand in it."""
+    sums = condition.atoms(AppliedUndef)
+    outside = condition.xreplace({total: sp.Dummy(positive=True) for total in sums}).free_symbols
+    return bool(sums) and all(symbol.is_positive for symbol in outside)
 
 
 def _compare(relation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -204,6 +266,10 @@ def _compare(relation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         for value, other, sign in ((a, b, 1), (b, a, -1)):
             if value.is_Integer and value >= _SATURATED and other.has(t):  # a count that does not saturate
                 return sp.true if relation(sign, 0) else sp.false
+        for value, of in ((a, lambda x: compare(x, b)), (b, lambda x: compare(a, x))):
+            if isinstance(value, sp.Piecewise):
+                *cases, (last, _) = cases_of(value)
+                return functools.reduce(lambda rest, case: where(case[1], rest, of(case[0])), reversed(cases), of(last))
         return relation(a, b)
 
     return compare
@@ -241,10 +307,12 @@ def _bitwise(on_truths: Callable[..., Any]) -> Callable[..., Any]:
 
 _PASSING = {
     "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy", "stop_gradient", "real", "conj", "pvary",
-    "convert_element_type", "reduce_precision", "sharding_constraint", "transpose", "device_put",
+    "reduce_precision", "sharding_constraint", "transpose", "device_put",
 }  # fmt: skip
 
 _OVER_WEIGHTS = {"reduce_sum", "reduce_max", "dot_general"}
+
+_OVER_TRUTHS = {"reduce_and", "reduce_or"}
 
 _LOOPS = {"while", "scan"}
 
@@ -254,9 +322,9 @@ _MEANING: dict[str, Callable[..., Any]] = {
     "sub": operator.sub,
     "mul": operator.mul,
     "div": _divide,
+    "rem": lambda a, b: a - b * _whole(a / b),
     "neg": operator.neg,
     "pow": operator.pow,
-    "integer_pow": lambda x, *, y: x**y,
     "square": lambda x: x**2,
     "sqrt": sp.sqrt,
     "rsqrt": lambda x: 1 / sp.sqrt(x),
@@ -279,7 +347,7 @@ _MEANING: dict[str, Callable[..., Any]] = {
     "max": sp.Max,
     "min": sp.Min,
     "clamp": lambda low, x, high: sp.Min(sp.Max(x, low), high),
-    "select_n": _where,
+    "select_n": where,
     "is_finite": lambda x: sp.true,
     "lt": _compare(sp.Lt),
     "le": _compare(sp.Le),

@@ -8,7 +8,7 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from optlab.equations import symbols
-from optlab.equations.interpret import Formula, n, t
+from optlab.equations.interpret import Formula, largest, n, over_weights, t
 from optlab.equations.recurrence import Recurrence
 
 SCHEDULE = 0.01
@@ -39,7 +39,7 @@ def run(
     names = [*values, t, symbols.g, symbols.w, symbols.first_weight]
     names += [symbol for slot in found.slots for symbol in (slot.before, slot.after)]
     functions = [
-        sp.lambdify(names, one_weight(expression), modules=["math", {"sign": _sign}])
+        sp.lambdify(names, one_weight(expression), modules=["math", {"sign": _sign, "zoo": math.nan}])
         for expression in found.expressions
     ]
     known: dict[sp.Symbol, float] = dict.fromkeys(names, 0.0) | dict(values)
@@ -70,7 +70,7 @@ def one_weight(expression: Formula) -> Formula:
 def without_sums(expression: Formula) -> Formula:
     """`expression` for a leaf of one weight, where a sum over the weights is the weight's own term."""
     return expression.subs(n, 1).replace(
-        lambda part: isinstance(part, AppliedUndef) and part.func.__name__ in ("Σ", "largest"),
+        lambda part: isinstance(part, over_weights | largest),
         lambda part: part.args[0],
     )
 

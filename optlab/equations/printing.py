@@ -9,7 +9,7 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from optlab.equations import symbols
-from optlab.equations.interpret import Formula
+from optlab.equations.interpret import Formula, over_weights
 
 _RAISED = str.maketrans("0123456789+-t ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵗ\0", "")
 _RELATIONS = {"==": "=", "!=": "≠", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
@@ -101,6 +101,12 @@ class _Text(StrPrinter):
             return inside + raised.translate(_RAISED)
         return f"{inside}^({self._print(exponent)})"
 
+    def _print_Function(self, expr: Formula) -> str:
+        return f"{symbols.unicode(sp.Symbol(expr.func.__name__))}({self.stringify(expr.args, ', ')})"
+
+    def _print_floor(self, expr: Formula) -> str:
+        return f"⌊{self._print(expr.args[0])}⌋"
+
     def _print_Pi(self, expr: Formula) -> str:
         return "π"
 
@@ -159,9 +165,9 @@ class _Latex(LatexPrinter):
         return f"{self._print(number)}\\,{self.parenthesize(sp.Mul(*above), PRECEDENCE['Mul'])}"
 
     def _print_Function(self, expr: Formula, exp: Any = None) -> str:
-        name = {"Σ": r"\textstyle\sum", "η": r"\eta", "λ": r"\lambda"}.get(expr.func.__name__)
-        if name is None:
+        if not isinstance(expr, AppliedUndef):
             return super()._print_Function(expr, exp)
+        name = r"\textstyle\sum" if expr.func is over_weights else symbols.latex(sp.Symbol(expr.func.__name__))
         shown = rf"{name}\left({self._print(expr.args[0])}\right)"
         return shown if exp is None else rf"\left({shown}\right)^{{{exp}}}"
 

@@ -18,7 +18,7 @@ from jax.extend import core
 
 from optlab import hyperparameters
 from optlab.equations import symbols
-from optlab.equations.interpret import SIZE, Formula, Inexpressible, Reading, t
+from optlab.equations.interpret import SIZE, Formula, Inexpressible, Reading, t, where
 from optlab.transform import Transform, describe, rebuild
 
 
@@ -26,8 +26,16 @@ class Untraceable(Inexpressible):
     """Python code behind the transform raised while it was traced."""
 
 
+class NoTransform(TypeError):
+    """Neither a transform nor a function that makes one of its hyperparameters."""
+
+    def __init__(self, got: str) -> None:
+        super().__init__(f"wanted a transform, or a function that makes one of its hyperparameters; got {got}")
+
+
 Made = optax.GradientTransformation
 Maker = Callable[..., Made]
+Schedule = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,33 +91,60 @@ class Recurrence:
         return dataclasses.replace(self, weight=self.weight.xreplace(replacements), slots=slots)
 
 
-def recurrence(x: Any) -> Recurrence:
+def recurrence(x: Any, shown_as: Callable[[str, Schedule], Schedule]) -> Recurrence:
     """Traces a transform, or a function that makes one of its hyperparameters.
+
+    Args:
+      x: the transform or the function; see `optlab.explain`.
+      shown_as: what stands for the schedule of a hyperparameter: its letter, from `Letters()`, or `by_formula`.
 
     Raises:
       TypeError: neither of both.
       Inexpressible: one weight's recurrence can't say what it does.
     """
     if _is_transform(x):
-        return _read(describe(x), lambda numbers: _with_schedule_letters(x), {}, {}, {})
+        return _read(describe(x), lambda numbers: _with_schedules(x, shown_as), {}, {}, {})
     x = _by_keyword(x)
-    numbers, fixed = _arguments(x)
+    numbers, schedules = _arguments(x)
+    fixed = {key: shown_as(key, schedule) for key, schedule in schedules.items()}
     name = _name(x)
 
     def attempt(held: Mapping[str, Any]) -> Recurrence:
         free = {key: default for key, default in numbers.items() if key not in held}
 
         def make(values: Mapping[str, Any]) -> Made:
-            return _require_transform(x(**fixed, **held, **values))
+            return _require_transform(name, x(**fixed, **held, **values))
 
-        letters = {key: symbols.hyperparameter(key) for key in free}
         defaults = {key: float(value) for key, value in free.items() if value is not None}
-        return _read(name, make, letters, defaults, held)
+        return _read(name, make, symbols.hyperparameters(free), defaults, held)
 
     with contextlib.suppress(Untraceable):
         return attempt({})
     with_default = {key: value for key, value in numbers.items() if value is not None}
     return attempt({key: value for key, value in with_default.items() if not _may_be_traced(x, key, numbers, fixed)})
+
+
+def with_symbols(tx: Transform, names: Sequence[str]) -> Recurrence:
+    """The recurrence of a transform with symbols for those of its hyperparameters `names` that are one number."""
+    numbers: dict[str, set[float]] = {}
+
+    def noted(name: str, value: Any) -> Any:
+        if name in names and isinstance(value, float):
+            numbers.setdefault(name, set()).add(value)
+        return value
+
+    _with_hyperparams(tx, noted)
+    values = {name: value for name, (value, *others) in numbers.items() if value and not others}
+
+    lettered = _with_schedules(tx, Letters())
+
+    def make(given: Mapping[str, Any]) -> Made:
+        def placed(name: str, value: Any) -> Any:
+            return given[name] if name in given and isinstance(value, float) else value
+
+        return _with_hyperparams(lettered, placed)
+
+    return _read(describe(tx), make, symbols.hyperparameters(values), values, {})
 
 
 def instance(x: Any, typical: Mapping[str, float]) -> tuple[str, Made, dict[str, float]]:
@@ -129,7 +164,7 @@ def instance(x: Any, typical: Mapping[str, float]) -> tuple[str, Made, dict[str,
             raise ValueError(f"{name}: {key} has no default; bind it with functools.partial to run the transform")
         if default is None:
             chosen[key] = typical[key]
-    return name, _require_transform(x(**chosen)), chosen
+    return name, _require_transform(name, x(**chosen)), chosen
 
 
 def _name(x: Any) -> str:
@@ -148,28 +183,27 @@ def _by_keyword(x: Any) -> Any:
     return functools.partial(x.func, **inspect.signature(x.func).bind_partial(*x.args, **x.keywords).arguments)
 
 
-def _require_transform(made: Any) -> Made:
+def _require_transform(name: str, made: Any) -> Made:
     if not _is_transform(made):
-        raise TypeError(f"it must return a transform, with init and update, and returned {type(made).__name__}")
+        raise NoTransform(f"{name}, which returns {type(made).__name__}")
     return made
 
 
-def _arguments(x: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A factory's arguments: those that become symbols, with their defaults, and schedules, which become letters."""
-    wanted = "explain takes a transform, or a function that makes one of its hyperparameters"
+def _arguments(x: Any) -> tuple[dict[str, Any], dict[str, Schedule]]:
+    """A factory's arguments: those that become symbols, with their defaults, and schedules."""
     if not callable(x):
-        raise TypeError(f"{wanted}, got {x!r} ({type(x).__name__})")
+        raise NoTransform(f"{x!r} ({type(x).__name__})")
+    if inspect.isclass(x):
+        raise NoTransform(f"the class {x.__name__}; what is no JAX computation, optlab.identify can drive")
     try:
         parameters = inspect.signature(x).parameters
     except (TypeError, ValueError):
-        raise TypeError(f"{wanted}; {x!r} has no signature to read them from") from None
-    if inspect.isclass(x):
-        raise TypeError(f"{wanted}, got the class {x.__name__}; what is no JAX computation, identify can drive")
+        raise NoTransform(f"{_name(x)}, which has no signature to read them from") from None
     numbers: dict[str, Any] = {}
-    fixed: dict[str, Any] = {}
+    schedules: dict[str, Schedule] = {}
     for name, parameter in parameters.items():
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise TypeError(f"{wanted} by keyword; {name} can't be named")
+            raise NoTransform(f"{_name(x)}, whose argument {name} can't be given by keyword")
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = parameter.default
@@ -177,9 +211,9 @@ def _arguments(x: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             numbers[name] = None
         elif isinstance(default, int | float | np.number) and not isinstance(default, bool):
             numbers[name] = default
-        elif hyperparameters.is_schedule(name, default):
-            fixed[name] = _letter_at(name)
-    return numbers, fixed
+        elif callable(default) and hyperparameters.is_schedule(name, default):
+            schedules[name] = default
+    return numbers, schedules
 
 
 def _may_be_traced(x: Maker, key: str, numbers: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
@@ -201,22 +235,41 @@ _schedule = core.Primitive("schedule")
 _schedule.def_abstract_eval(lambda count, *, letter: jax.core.ShapedArray((), jnp.dtype("float64")))
 
 
-def _letter_at(name: str) -> Callable[[Any], jax.Array]:
-    """A schedule of which nothing is known but its letter."""
-    letter = symbols.unicode(symbols.hyperparameter(name))
-    return lambda count: _schedule.bind(jnp.asarray(count), letter=letter)
+class Letters:
+    """Schedules of which nothing is known but their letters; a second one of a hyperparameter has an index."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[Schedule]] = {}
+
+    def __call__(self, name: str, schedule: Schedule) -> Schedule:
+        seen = self.seen.setdefault(name, [])
+        if schedule not in seen:
+            seen.append(schedule)
+        letter = symbols.numbered(symbols.hyperparameter(name), seen.index(schedule))
+        return lambda count: _schedule.bind(jnp.asarray(count), letter=letter.name)
 
 
-def _with_schedule_letters(tx: Made) -> Made:
-    """`tx` with letters for the schedules that it holds, where it says what it is made of."""
+def by_formula(name: str, schedule: Schedule) -> Schedule:
+    """The schedule itself, to be traced with the rest."""
+    del name
+    return schedule
+
+
+def _with_schedules(tx: Made, shown_as: Callable[[str, Schedule], Schedule]) -> Made:
+    """`tx` with others for the schedules that it holds, where it says what it is made of."""
+
+    def shown(name: str, value: Any) -> Any:
+        return shown_as(name, value) if value is not None and hyperparameters.is_schedule(name, value) else value
+
+    return _with_hyperparams(tx, shown)
+
+
+def _with_hyperparams(tx: Made, replaced: Callable[[str, Any], Any]) -> Made:
+    """`tx` rebuilt with other values of its hyperparameters; optax's transforms stay as they are."""
     if not isinstance(tx, Transform):
         return tx
-    parts = [_with_schedule_letters(part) for part in tx.parts]
-    hyperparams = {
-        name: _letter_at(name) if value is not None and hyperparameters.is_schedule(name, value) else value
-        for name, value in tx.hyperparams.items()
-    }
-    return rebuild(tx.maker, parts, hyperparams)
+    parts = [_with_hyperparams(part, replaced) for part in tx.parts]
+    return rebuild(tx.maker, parts, {name: replaced(name, value) for name, value in tx.hyperparams.items()})
 
 
 # Tracing ------------------------------------------------------------------------------------------------------------
@@ -254,6 +307,11 @@ def _traced(
         with exact():
             start, state = jax.make_jaxpr(init, return_shape=True)(numbers, leaf)
             body, (moved, after) = jax.make_jaxpr(step, return_shape=True)(numbers, state, leaf, leaf)
+    except NoTransform:
+        raise
+    except jax.errors.ConcretizationTypeError as error:
+        remedy = "bind it to a number with functools.partial"
+        raise Untraceable(f"Python code branches on a hyperparameter that has no default; {remedy}") from error
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise Untraceable(f"tracing it raises {type(error).__name__}: {reason}") from error
@@ -274,42 +332,72 @@ def _read(
     try:
         start, body, leaves = _traced(make, list(letters))
         values = [letters[key] for key in sorted(letters)]
-        reading = Reading()
         firsts = Reading().read(start, [*values, symbols.w], [None] * len(leaves))
-        slots = _blank_slots(leaves, firsts)
-        names = [None if slot is None else slot.after for slot in slots]
-        olds = [t - 1 + first if slot is None else slot.before for slot, first in zip(slots, firsts, strict=True)]
-        weight, *news = reading.read(body, [*values, *olds, symbols.g, symbols.w], [None, *names])
+        weight, slots = _read_step(body, values, _blank_slots(leaves, firsts))
     except Inexpressible as error:
         raise type(error)(f"{name} can't be written as the recurrence of one weight: {error}") from error.__cause__
-    filled = []
-    for slot, first, new, (path, _) in zip(slots, firsts, news, leaves, strict=True):
-        if slot is None:
-            if sp.expand(new - t - first) != 0:
-                where = jax.tree_util.keystr(path)
-                raise Inexpressible(f"{name}: its state holds an integer that does not count the steps, at {where}")
-        else:
-            filled.append(dataclasses.replace(slot, new=reading.definitions[new] if new == slot.after else new))
-    return _tidy(Recurrence(name, weight, tuple(filled), dict(letters), dict(defaults), dict(held)))
+    return _tidy(Recurrence(name, weight, slots, dict(letters), dict(defaults), dict(held)))
 
 
-def _blank_slots(leaves: Sequence[tuple[Any, Any]], firsts: Sequence[Any]) -> list[Slot | None]:
-    """The slots, still without their new values; None for the counts of steps."""
+def _read_step(
+    body: core.ClosedJaxpr, values: Sequence[Any], blanks: Sequence["Slot | _Whole"]
+) -> tuple[Formula, tuple[Slot, ...]]:
+    """The new weight, and the slots with their new values."""
+    reading = Reading()
+    names = [blank.after if isinstance(blank, Slot) else None for blank in blanks]
+    olds = [blank.before for blank in blanks]
+    weight, *news = reading.read(body, [*values, *olds, symbols.g, symbols.w], [None, *names])
+    others = [
+        blank.other_reading() if isinstance(blank, _Whole) and sp.expand(new - blank.after) != 0 else blank
+        for blank, new in zip(blanks, news, strict=True)
+    ]
+    if others != list(blanks):
+        return _read_step(body, values, others)
+    pairs = zip(blanks, news, strict=True)
+    return weight, tuple(
+        dataclasses.replace(blank, new=reading.definitions[new] if new == blank.after else new)
+        for blank, new in pairs
+        if isinstance(blank, Slot)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """A whole number in the state: a count of the steps, or one that never changes."""
+
+    path: str
+    first: Formula
+    counts: bool = True
+
+    @property
+    def before(self) -> Formula:
+        return self.first + t - 1 if self.counts else self.first
+
+    @property
+    def after(self) -> Formula:
+        return self.first + t if self.counts else self.first
+
+    def other_reading(self) -> "_Whole":
+        if not self.counts:
+            raise Inexpressible(f"its state holds a whole number that is no count of the steps, at {self.path}")
+        return dataclasses.replace(self, counts=False)
+
+
+def _blank_slots(leaves: Sequence[tuple[Any, Any]], firsts: Sequence[Any]) -> list[Slot | _Whole]:
+    """The slots, still without their new values."""
     paths = [[_part(key) for key in path] for path, _ in leaves]
-    counts = [np.issubdtype(leaf.dtype, np.integer) and leaf.shape == () for _, leaf in leaves]
-    letters = iter(symbols.slot_letters([path for path, count in zip(paths, counts, strict=True) if not count]))
-    slots: list[Slot | None] = []
-    for (path, leaf), count, first in zip(leaves, counts, firsts, strict=True):
-        where = jax.tree_util.keystr(path)
+    wholes = [np.issubdtype(leaf.dtype, np.integer) and leaf.shape == () for _, leaf in leaves]
+    letters = iter(symbols.slot_letters([path for path, whole in zip(paths, wholes, strict=True) if not whole]))
+    slots: list[Slot | _Whole] = []
+    for (path, leaf), whole, first in zip(leaves, wholes, firsts, strict=True):
+        place = jax.tree_util.keystr(path)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise Inexpressible(f"its state holds a random key, at {where}")
-        if count and not first.is_Integer:
-            raise Inexpressible(f"its state holds an integer that does not count the steps, at {where}")
-        if count:
-            slots.append(None)
+            raise Inexpressible(f"its state holds a random key, at {place}")
+        if whole:
+            slots.append(_Whole(place, first))
         else:
             before, after = symbols.slot(next(letters), is_truth=leaf.dtype == np.bool_)
-            slots.append(Slot(where, before, after, first, sp.nan))
+            slots.append(Slot(place, before, after, first, sp.nan))
     return slots
 
 
@@ -321,13 +409,11 @@ def _part(key: Any) -> str:
 
 
 def _tidy(found: Recurrence) -> Recurrence:
-    """Without the slots that never change, and in an order in which the others can be computed."""
-    fixed = {}
-    for slot in found.slots:
-        if slot.new == slot.before:
-            value = slot.first.xreplace({symbols.w: symbols.first_weight})
-            fixed |= {slot.before: value, slot.after: value}
-    waiting = [slot for slot in found.subs(fixed).slots if slot.before not in fixed]
+    """Without the slots that are known at every step, and in an order in which the others can be computed."""
+    while known := _known(found):
+        slots = tuple(slot for slot in found.slots if slot.after not in known)
+        found = dataclasses.replace(found, slots=slots).subs(known)
+    waiting = list(found.slots)
     ordered: list[Slot] = []
     while waiting:
         names = {slot.after for slot in waiting}
@@ -335,4 +421,16 @@ def _tidy(found: Recurrence) -> Recurrence:
         assert ready, "the slots of a step can't depend on each other in a circle"
         ordered += sorted(ready, key=lambda slot: slot.after.name)
         waiting = [slot for slot in waiting if slot not in ready]
-    return dataclasses.replace(found.subs(fixed), slots=tuple(ordered))
+    return dataclasses.replace(found, slots=tuple(ordered))
+
+
+def _known(found: Recurrence) -> dict[Formula, Formula]:
+    """The values of slots that never change, and of those that change once, after the first step."""
+    known: dict[Formula, Formula] = {}
+    for slot in found.slots:
+        first = slot.first.xreplace({symbols.w: symbols.first_weight})
+        if slot.new in (slot.before, first):
+            known |= {slot.before: first, slot.after: first}
+        elif not slot.new.free_symbols and not slot.first.free_symbols:
+            known |= {slot.before: where(sp.Eq(t, 1), slot.new, first), slot.after: slot.new}
+    return known

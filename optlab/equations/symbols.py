@@ -1,7 +1,8 @@
 """The letters of the papers: for hyperparameters by their names, for slots by where they stand in the state."""
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
@@ -54,6 +55,28 @@ first_weight = sp.Symbol("w_0", real=True)
 def hyperparameter(name: str) -> sp.Symbol:
     """The symbol of a hyperparameter; decays, rates and guards are positive."""
     return sp.Symbol(HYPERPARAMETERS.get(name, name), positive=True)
+
+
+def hyperparameters(defaults: Mapping[str, float | None]) -> dict[str, sp.Symbol]:
+    """A symbol for each, no two alike; one whose default is negative may have either sign."""
+    letters: dict[str, sp.Symbol] = {}
+    for name, default in defaults.items():
+        taken = {letter.name for letter in letters.values()} | _TAKEN.keys()
+        wanted = itertools.chain([HYPERPARAMETERS.get(name, name), name], (f"{name}{k}" for k in itertools.count(2)))
+        letter = next(letter for letter in wanted if letter not in taken)
+        is_negative = default is not None and default < 0
+        letters[name] = sp.Symbol(letter, real=True) if is_negative else sp.Symbol(letter, positive=True)
+    return letters
+
+
+def numbered(symbol: sp.Symbol, index: int) -> sp.Symbol:
+    """The symbol, and with an index for all but the first."""
+    return sp.Symbol(f"{symbol.name}_{index + 1}", positive=True) if index else symbol
+
+
+def schedule(function: Formula) -> sp.Symbol:
+    """The letter of a schedule, without its index."""
+    return sp.Symbol(function.func.__name__.split("_")[0], positive=True)
 
 
 def is_decay(symbol: Formula) -> bool:
