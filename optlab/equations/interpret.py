@@ -1,5 +1,6 @@
 """From a jaxpr to SymPy: what a traced computation does to one weight, which stands for every weight of a leaf."""
 
+import fractions
 import functools
 import math
 import operator
@@ -46,7 +47,8 @@ def number(value: Any) -> Formula:
         return n
     if value and value % math.pi == 0:
         return round(value / math.pi) * sp.pi
-    return sp.Rational(f"{value:.{digits}g}")
+    fraction = fractions.Fraction(value).limit_denominator(1000)
+    return sp.Rational(fraction if float(fraction) == value else f"{value:.{digits}g}")
 
 
 class Reading:
@@ -108,7 +110,7 @@ class Reading:
         if primitive == "convert_element_type":
             return [_converted(inputs[0], equation.invars[0].aval.dtype, params["new_dtype"])]
         if primitive == "integer_pow":
-            return [inputs[0] ** params["y"]]
+            return [_MEANING["pow"](*inputs, sp.Integer(params["y"]))]
         if primitive == "div" and np.issubdtype(equation.outvars[0].aval.dtype, np.integer):
             return [_whole(inputs[0] / inputs[1])]
         if primitive == "select_n" and len(inputs) > 3:
@@ -264,7 +266,9 @@ def _compare(relation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             same = sp.Equivalent(a, b)
             return same if relation is sp.Eq else sp.Not(same)
         for value, other, sign in ((a, b, 1), (b, a, -1)):
-            if value.is_Integer and value >= _SATURATED and other.has(t):  # a count that does not saturate
+            if value.is_infinite or (value.is_Integer and value >= _SATURATED and other.has(t)):
+                # what is compared is finite, and counts do not saturate
+                sign = -sign if value.is_negative else sign
                 return sp.true if relation(sign, 0) else sp.false
         for value, of in ((a, lambda x: compare(x, b)), (b, lambda x: compare(a, x))):
             if isinstance(value, sp.Piecewise):

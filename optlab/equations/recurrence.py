@@ -168,7 +168,9 @@ def instance(x: Any, typical: Mapping[str, float]) -> tuple[str, Made, dict[str,
 
 
 def _name(x: Any) -> str:
-    x = x.func if isinstance(x, functools.partial) else x
+    if isinstance(x, functools.partial):
+        bound = [f"{key}={value}" for key, value in x.keywords.items() if isinstance(value, bool | str)]
+        return _name(x.func) + (f"[{', '.join(bound)}]" if bound else "")
     return getattr(x, "__name__", type(x).__name__)
 
 

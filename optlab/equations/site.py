@@ -115,10 +115,10 @@ def _opened(found: Recurrence) -> _Step:
 
 def _site_and_coupling(step: _Step) -> tuple[str, str]:
     direct, seen_by = step.direct, step.seen_by
+    is_beside_slots = direct.has(*step.letters)
     if direct == 0 and not seen_by:
         by_size = any(total.has(symbols.w) for total in step.sums)
         return ("none; the step depends on the size of all weights" if by_size else "none"), "no decay"
-    is_beside_slots = direct.has(*step.letters)
     c = _beside_gradient(step)
     if c is not None and (seen_by or is_beside_slots):
         sees = "every average" if step.news else "the step"
@@ -130,9 +130,17 @@ def _site_and_coupling(step: _Step) -> tuple[str, str]:
     if seen_by:
         return f"in {names_of(seen_by)} and beside the update", THROUGH_MOMENTS
     if is_beside_slots:
-        factor = step.shown(-direct)
-        return "direction: beside the momentum, under the same divisor, (m + λ·w)/P", f"the weight loses {factor} of it"
+        place = "direction: beside the momentum, under the same divisor, (m + λ·w)/P"
+        is_under_divisor = _is_under_divisor(step, direct)
+        factor = f"the weight is multiplied by {step.shown(-direct)}"
+        return place if is_under_divisor else "beside the update, by a factor that depends on the gradients", factor
     return _decoupled(step, direct)
+
+
+def _is_under_divisor(step: _Step, direct: Formula) -> bool:
+    """Whether the weight stands beside a slot or the gradient as one multiple of the other."""
+    ratios = [direct / sp.diff(step.update, letter) for letter in step.letters if step.update.has(letter)]
+    return any(not sp.simplify(ratio).has(*step.letters) for ratio in ratios)
 
 
 def _beside_gradient(step: _Step) -> Formula | None:
@@ -204,7 +212,7 @@ def _times_w(c: Formula) -> str:
 
 def _at_random(expression: Formula) -> float:
     """The value at positive numbers, drawn for each symbol and schedule by its name."""
-    names: set[Formula] = expression.atoms(AppliedUndef) | expression.free_symbols
+    names: list[Formula] = [*expression.atoms(AppliedUndef), *expression.free_symbols]
     values = {name: 3 if name.is_integer else sp.Float(_draw(str(name))) for name in names}
     return float(sp.re(expression.xreplace(values).evalf()))
 
