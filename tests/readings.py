@@ -21,13 +21,17 @@ STEPS = 9
 WEIGHTS = np.array([1.3, -0.4, 0.7])
 
 RANGES: dict[str, tuple[float, float]] = {
-    "learning_rate": (0.01, 0.2),
-    "weight_decay": (0.05, 0.5),
+    **dict.fromkeys(("learning_rate", "lr"), (0.01, 0.2)),
+    **dict.fromkeys(("weight_decay", "wd"), (0.05, 0.5)),
     "eps": (1e-3, 1e-1),
     "eps_root": (1e-3, 1e-1),
     **dict.fromkeys(("reps_rel", "estim_lr0", "init_estim_lr"), (0.01, 0.1)),
     **dict.fromkeys(("b1", "b2", "b3", "decay", "decay_rate", "momentum", "beta", "rho"), (0.3, 0.99)),
 }
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
 
 
 def _factories(module: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -36,8 +40,8 @@ def _factories(module: ModuleType) -> dict[str, Callable[..., Any]]:
     for name, value in vars(module).items():
         function = value.func if isinstance(value, functools.partial) else value
         if not name.startswith("_") and inspect.isfunction(function):
-            is_optax = function.__module__.startswith("optax")
-            if is_optax and "learning_rate" in inspect.signature(value).parameters:
+            is_alias = function.__module__ == "optax._src.alias"
+            if is_alias or (function.__module__.startswith("optax") and "learning_rate" in _arguments(value)):
                 found[name] = value
     return found
 
@@ -46,6 +50,7 @@ FACTORIES = {
     **{f"optlab.{name}": public.MAKERS[name] for name in public.OPTIMIZERS},
     **{f"optax.{name}": factory for name, factory in _factories(optax).items()},
     **{f"optax.contrib.{name}": factory for name, factory in _factories(optax.contrib).items()},
+    "optax.contrib.dog": functools.partial(optax.contrib.dog, init_step=("distance", 0.1)),  # else it hardly moves
 }
 
 
@@ -120,8 +125,11 @@ def _value(expression: Any, known: Mapping[str, Any], numbers: Numbers) -> Any:
 
 @functools.cache
 def _compiled(expression: Any, names: tuple[sp.Symbol, ...], schedules: Any) -> Callable[..., Any]:
-    one_based = {name: functools.partial(_scheduled, schedule) for name, schedule in schedules}
-    return sp.lambdify(names, expression, modules=[{"Σ": np.sum, "largest": np.max, "zoo": np.nan, **one_based}, "numpy"])
+    one_based = {f"at_{name}": functools.partial(_scheduled, schedule) for name, schedule in schedules}
+    for name, _ in schedules:  # `lambda` is no name in Python
+        expression = expression.replace(sp.Function(name, real=True), sp.Function(f"at_{name}", real=True))
+    numpy = {"Σ": np.sum, "largest": np.max, "zoo": np.nan, **one_based}
+    return sp.lambdify(names, expression, modules=[numpy, "numpy"])
 
 
 def _scheduled(schedule: Callable[[Any], Any], t: float) -> float:

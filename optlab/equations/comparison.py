@@ -12,11 +12,11 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from optlab.equations import numeric, printing, symbols
-from optlab.equations.interpret import Formula, Inexpressible, number, t
+from optlab.equations.interpret import Formula, Inexpressible, largest, n, number, over_weights, t
 from optlab.equations.recurrence import Recurrence, by_formula, exact, instance, recurrence
 from optlab.equations.zero import Undecided, is_zero
 
-DIGITS, POINTS = 60, 10
+DIGITS, POINTS, LEAF = 60, 10, 3
 TYPICAL = {
     "learning_rate": 0.1,
     "weight_decay": 0.1,
@@ -190,16 +190,15 @@ def _by_equations(a: Recurrence, b: Recurrence, steps: int, seconds: float, note
 Point = dict[Formula, Formula]
 
 
-def _points(expression: Formula) -> Iterator[Point]:
+def _points(names: Sequence[sp.Symbol]) -> Iterator[Point]:
     """Values for all symbols: decays in (0, 1), guards small, weights and gradients signed and of every size."""
     rng = np.random.default_rng(0)
-    names: Formula = expression.free_symbols | expression.atoms(AppliedUndef)
     for scale in np.linspace(-6, 6, POINTS):
         point: Point = {}
-        for name in sorted(names, key=str):
+        for name in names:
             if symbols.is_decay(name):
                 point[name] = sp.Float(rng.uniform(0.1, 0.9), DIGITS)
-            elif name.is_positive or isinstance(name, AppliedUndef):
+            elif name.is_positive:
                 point[name] = sp.Float(10 ** rng.uniform(-3, 0), DIGITS)
             else:
                 point[name] = sp.Float(10 ** (scale + rng.uniform(-1, 1)) * rng.choice([-1, 1]), DIGITS)
@@ -212,8 +211,8 @@ def _value(expression: Formula, point: Point) -> Formula:
 
 
 def _where_not_zero(difference: Formula) -> Point | None:
-    plain = numeric.without_sums(difference)
-    for point in _points(plain):
+    plain = _in_a_leaf(difference)
+    for point in _points(sorted(plain.free_symbols, key=str)):
         terms = plain.args if plain.is_Add else (plain,)
         size = sum(abs(_value(term, point)) for term in terms)
         if abs(_value(plain, point)) > size * sp.Float(10, DIGITS) ** (20 - DIGITS):
@@ -221,9 +220,27 @@ def _where_not_zero(difference: Formula) -> Point | None:
     return None
 
 
+def _in_a_leaf(expression: Formula) -> Formula:
+    """`expression` for the first weight of a leaf of `LEAF`, where sums are over weights of other gradients."""
+
+    def of_weight(part: Formula, number: int) -> Formula:
+        own = {s: sp.Symbol(f"{s.name}'{number}", real=True) for s in part.free_symbols if not s.is_positive}
+        return part.xreplace(own)
+
+    def terms(total: Formula) -> list[Formula]:
+        return [total.args[0], *(of_weight(total.args[0], number) for number in range(1, LEAF))]
+
+    totals = expression.atoms(over_weights, largest)
+    inner = [total for total in totals if not total.args[0].atoms(over_weights, largest)]
+    if not inner:
+        return expression.subs(n, LEAF)
+    values = {total: sp.Add(*terms(total)) if isinstance(total, over_weights) else sp.Max(*terms(total)) for total in inner}
+    return _in_a_leaf(expression.xreplace(values))
+
+
 def _orders(difference: Formula, point: Point) -> dict[str, float]:
     """With which power the difference goes to zero with the rate and with the decay."""
-    plain, orders = numeric.without_sums(difference), {}
+    plain, orders = _in_a_leaf(difference), {}
     for name in ("learning_rate", "weight_decay"):
         symbol = symbols.hyperparameter(name)
         if symbol not in plain.free_symbols:

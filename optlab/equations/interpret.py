@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import sympy as sp
@@ -152,6 +153,8 @@ def _keeps_value(equation: Any) -> bool:
 
 
 def _constant(value: Any) -> Formula:
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        raise Inexpressible("a constant random key: draws random numbers")
     array = np.asarray(value)
     if array.size == 0 or np.any(array != array.flat[0]):
         raise Inexpressible("a constant array: its entries differ, so the weights of a leaf are not treated alike")
