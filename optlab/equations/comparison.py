@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ import jax
 import numpy as np
 import optax
 import sympy as sp
-from sympy.core.function import AppliedUndef
 
 from optlab.equations import numeric, printing, symbols
 from optlab.equations.interpret import Formula, Inexpressible, largest, n, number, over_weights, t
@@ -17,6 +17,7 @@ from optlab.equations.recurrence import Recurrence, by_formula, exact, instance,
 from optlab.equations.zero import Undecided, is_zero
 
 DIGITS, POINTS, LEAF = 60, 10, 3
+LONGEST_NAME = 40
 TYPICAL = {
     "learning_rate": 0.1,
     "weight_decay": 0.1,
@@ -27,6 +28,8 @@ TYPICAL = {
     "momentum": 0.9,
 }
 _START, _GRADIENTS = 1.0, (1.0, -0.5, 2.0)
+_MEASURED = f"equal to {DIGITS - 20} digits at {POINTS} points"
+_OF_ONE_WEIGHT = re.compile(r"[gw]_\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Comparison:
       difference: there, the first one's weight minus the second's, in the gradients `g_1, g_2, ...` and the weights
         `w_0, w_1, ...` before each step; None where they are equal or there are no equations.
       order: the powers with which that difference goes to zero with the learning rate and with the decay.
-      witness: numbers at which it shows.
+      witness: numbers at which it shows; None where a leaf of one weight does not show it.
       notes: what was assumed.
     """
 
@@ -121,8 +124,21 @@ def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Compari
         both = recurrence(a, by_formula), recurrence(b, by_formula)
     except Inexpressible as error:
         return _in_float64(a, b, steps, str(error))
-    (first, second), notes = _with_shared_symbols(*both)
+    (first, second), notes = _with_shared_symbols(*_told_apart(both, (a, b)))
     return _by_equations(first, second, steps, seconds, notes)
+
+
+def _told_apart(found: tuple[Recurrence, Recurrence], of: tuple[Any, Any]) -> list[Recurrence]:
+    """Both under names that differ: their own, with their packages, or by their order."""
+    functions = [getattr(x, "func", x) for x in of]
+    packages = [getattr(function, "__module__", "").partition(".")[0] for function in functions]
+    own = [one.name if len(one.name) <= LONGEST_NAME else "" for one in found]
+    for names in (own, [f"{package}.{name}" for package, name in zip(packages, own, strict=True)]):
+        if all(own) and len(set(names)) == 2:
+            break
+    else:
+        names = ["the first", "the second"]
+    return [dataclasses.replace(one, name=name) for one, name in zip(found, names, strict=True)]
 
 
 def _with_shared_symbols(a: Recurrence, b: Recurrence) -> tuple[tuple[Recurrence, Recurrence], list[str]]:
@@ -134,6 +150,9 @@ def _with_shared_symbols(a: Recurrence, b: Recurrence) -> tuple[tuple[Recurrence
         alone = {name: value for name, value in one.defaults.items() if name in own}
         found.append(one.subs({one.hyperparameters[name]: number(value) for name, value in alone.items()}))
         notes += [f"{name} of {one.name} at its default, {value:g}" for name, value in {**alone, **one.held}.items()]
+        notes += [
+            f"{name} only in {one.name}; give both one name to compare them" for name in sorted(own - alone.keys())
+        ]
     return (found[0], found[1]), notes
 
 
@@ -178,9 +197,9 @@ def _by_equations(a: Recurrence, b: Recurrence, steps: int, seconds: float, note
             )
         try:
             if not is_zero(difference, seconds):
-                undecided.append(f"step {step}: SymPy finds no proof; equal to {DIGITS} digits at {POINTS} points")
+                undecided.append(f"step {step}: SymPy finds no proof; {_MEASURED}")
         except Undecided as reason:
-            undecided.append(f"step {step}: no proof ({reason}); equal to {DIGITS} digits at {POINTS} points")
+            undecided.append(f"step {step}: no proof ({reason}); {_MEASURED}")
     return Comparison(names, True, "numbers" if undecided else "proof", steps, notes=(*notes, *undecided))
 
 
@@ -221,21 +240,23 @@ def _where_not_zero(difference: Formula) -> Point | None:
 
 
 def _in_a_leaf(expression: Formula) -> Formula:
-    """`expression` for the first weight of a leaf of `LEAF`, where sums are over weights of other gradients."""
+    """`expression` for the first weight of a leaf of `LEAF`; sums over the leaf are over weights of other gradients."""
+    values: dict[Formula, Formula] = {}
+    while totals := expression.atoms(over_weights, largest):
+        innermost = {total: sp.Dummy() for total in totals if not total.args[0].atoms(over_weights, largest)}
+        for total, letter in innermost.items():
+            terms = [_of_weight(total.args[0], index) for index in range(LEAF)]
+            values[letter] = sp.Add(*terms) if isinstance(total, over_weights) else sp.Max(*terms)
+        expression = expression.xreplace(innermost)
+    for letter in reversed(values):  # a later sum may hold earlier ones
+        expression = expression.xreplace({letter: values[letter]})
+    return expression.subs(n, LEAF)
 
-    def of_weight(part: Formula, number: int) -> Formula:
-        own = {s: sp.Symbol(f"{s.name}'{number}", real=True) for s in part.free_symbols if not s.is_positive}
-        return part.xreplace(own)
 
-    def terms(total: Formula) -> list[Formula]:
-        return [total.args[0], *(of_weight(total.args[0], number) for number in range(1, LEAF))]
-
-    totals = expression.atoms(over_weights, largest)
-    inner = [total for total in totals if not total.args[0].atoms(over_weights, largest)]
-    if not inner:
-        return expression.subs(n, LEAF)
-    values = {total: sp.Add(*terms(total)) if isinstance(total, over_weights) else sp.Max(*terms(total)) for total in inner}
-    return _in_a_leaf(expression.xreplace(values))
+def _of_weight(term: Formula, index: int) -> Formula:
+    """A term of a sum over the leaf for one of its weights."""
+    own = [symbol for symbol in term.free_symbols if _OF_ONE_WEIGHT.fullmatch(symbol.name)]
+    return term.xreplace({symbol: sp.Symbol(symbol.name + "'" * index, real=True) for symbol in own})
 
 
 def _orders(difference: Formula, point: Point) -> dict[str, float]:
@@ -296,16 +317,16 @@ def _in_float64(a: Any, b: Any, steps: int, reason: str) -> Comparison:
     weights = weights[0]
     names, trajectories, notes = [], [], [f"in float64 on {len(weights)} random weights, since {reason}"]
     for x in (a, b):
-        name, tx, values = instance(x, TYPICAL)
-        names.append(name)
-        notes += [f"{key} of {name} at {printing.decimal(value)}" for key, value in values.items()]
         with exact():
-            w, state, trajectory = jax.numpy.asarray(weights), None, []
+            name, tx, values = instance(x, TYPICAL)
+            w, trajectory = jax.numpy.asarray(weights), []
             state = tx.init(w)
             for g in gradients:
                 updates, state = tx.update(jax.numpy.asarray(g), state, w)
                 w = optax.apply_updates(w, updates)
                 trajectory.append(np.asarray(w))
+        names.append(name)
+        notes += [f"{key} of {name} at {printing.decimal(value)}" for key, value in values.items()]
         trajectories.append(trajectory)
     apart = [not np.allclose(x, y, rtol=1e-12, atol=1e-14) for x, y in zip(*trajectories, strict=True)]
     first = apart.index(True) + 1 if any(apart) else None

@@ -75,8 +75,9 @@ def explain(x: Any) -> Explanation:
     Args:
       x: an optax or optlab transform, whose hyperparameters stand in the equations as numbers; or a function that
         makes one, such as `optax.adamw` or `lambda lr, wd: ...`, whose arguments become symbols if they have no
-        default or a number for one. A schedule reads as a function of the step: an optlab transform's own, or one
-        bound to a factory by `functools.partial`, by its letter; one of optax's, which hides it, by its formula.
+        default or a number for one; what `functools.partial` binds stays a number. A schedule reads as a function of
+        the step: an optlab transform's own, or one bound to a factory by `functools.partial`, by its letter; one of
+        optax's, which hides it, by its formula.
 
     Raises:
       TypeError: neither a transform nor such a function.

@@ -198,7 +198,10 @@ def _reduced(primitive: str, equation: Any, inputs: list[Any]) -> Formula:
         return summand
     if not summand.free_symbols - {t} and not summand.atoms(AppliedUndef):
         return summand if primitive == "reduce_max" else n * summand
-    return (largest if primitive == "reduce_max" else over_weights)(summand)
+    if primitive == "reduce_max":
+        return largest(summand)
+    coefficient, term = summand.as_coeff_Mul()
+    return coefficient * over_weights(term)
 
 
 class Truth(sp.Symbol):

@@ -179,7 +179,7 @@ def _is_transform(x: Any) -> bool:
 
 
 def _by_keyword(x: Any) -> Any:
-    """A partial with its positional arguments by name, so that they count as defaults."""
+    """A partial with its positional arguments by name."""
     if not isinstance(x, functools.partial):
         return x
     return functools.partial(x.func, **inspect.signature(x.func).bind_partial(*x.args, **x.keywords).arguments)
@@ -201,6 +201,7 @@ def _arguments(x: Any) -> tuple[dict[str, Any], dict[str, Schedule]]:
         parameters = inspect.signature(x).parameters
     except (TypeError, ValueError):
         raise NoTransform(f"{_name(x)}, which has no signature to read them from") from None
+    bound = x.keywords if isinstance(x, functools.partial) else {}
     numbers: dict[str, Any] = {}
     schedules: dict[str, Schedule] = {}
     for name, parameter in parameters.items():
@@ -211,7 +212,7 @@ def _arguments(x: Any) -> tuple[dict[str, Any], dict[str, Schedule]]:
         default = parameter.default
         if default is parameter.empty or (default is None and name == "learning_rate"):
             numbers[name] = None
-        elif isinstance(default, int | float | np.number) and not isinstance(default, bool):
+        elif isinstance(default, int | float | np.number) and not isinstance(default, bool) and name not in bound:
             numbers[name] = default
         elif callable(default) and hyperparameters.is_schedule(name, default):
             schedules[name] = default

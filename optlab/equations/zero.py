@@ -72,8 +72,7 @@ class _Proof:
                 sp.Piecewise(*((self._normal(value), self._condition(truth)) for value, truth in cases))
             )
         if isinstance(expression, sp.sign):
-            content, core = self._split(expression.args[0], is_root=False)
-            return self._letter(sp.sign(core)) if content.is_positive else self._letter(sp.sign(content * core))
+            return self._sign(expression.args[0])
         if isinstance(expression, sp.Max | sp.Min | AppliedUndef) or expression.is_Pow or expression.is_Function:
             return self._letter(expression.func(*map(self._normal, expression.args)))
         raise Undecided(f"no normal form for {type(expression).__name__}")
@@ -100,41 +99,36 @@ class _Proof:
         return self.letters[form]
 
     def _root(self, base: Formula) -> Formula:
-        content, core = self._split(base, is_root=True)
+        """The root as what is known to be positive times the root of one core without square factors."""
+        number, factors = self._factored(base)
+        is_square = sp.sqrt(abs(number)).is_Rational
+        content, core = (sp.sqrt(abs(number)), sp.sign(number)) if is_square else (sp.Integer(1), number)
+        for factor, power in factors:
+            whole, left = divmod(power, 2)
+            content *= self._modulus_of(factor) ** whole
+            if left and factor.is_positive:
+                content *= self._letter(sp.Pow(factor, sp.Rational(1, 2), evaluate=False), factor)
+            elif left:
+                core *= factor
         return content if core == 1 else content * self._letter(sp.Pow(core, sp.Rational(1, 2), evaluate=False), core)
 
     def _modulus(self, argument: Formula) -> Formula:
-        content, core = self._split(argument, is_root=False)
-        return content if core == 1 else content * self._letter(sp.Abs(core, evaluate=False), core**2)
+        number, factors = self._factored(argument)
+        return sp.Mul(abs(number), *(self._modulus_of(factor) ** power for factor, power in factors))
 
-    def _split(self, expression: Formula, *, is_root: bool) -> tuple[Formula, Formula]:
-        """`expression`, or its root, as what is known to be positive times one core without square factors."""
+    def _modulus_of(self, factor: Formula) -> Formula:
+        return factor if factor.is_positive else self._letter(sp.Abs(factor, evaluate=False), factor**2)
+
+    def _sign(self, argument: Formula) -> Formula:
+        number, factors = self._factored(argument)
+        core = sp.Mul(*(factor**power for factor, power in factors if not factor.is_positive))
+        return sp.sign(number) * (self._letter(sp.sign(core)) if core != 1 else 1)
+
+    def _factored(self, expression: Formula) -> tuple[Formula, list[tuple[Formula, int]]]:
+        """A number, and factors with their powers, which are negative below the line."""
         numerator, denominator = self._fraction(self._in_letters(expression))
-        content, core = sp.Integer(1), sp.Integer(1)
-        for part, side in ((numerator, 1), (denominator, -1)):
-            number, factors = sp.factor_list(part)
-            if is_root:
-                content *= sp.sqrt(abs(number)) ** side if sp.sqrt(abs(number)).is_Rational else 1
-                core *= 1 if sp.sqrt(abs(number)).is_Rational else abs(number) ** side
-            else:
-                content *= abs(number) ** side
-            core *= sp.sign(number)
-            for factor, power in factors:
-                power *= side
-                if not is_root:
-                    if factor.is_positive:
-                        content *= factor**power
-                    else:
-                        core *= factor**power
-                    continue
-                whole, left = divmod(power, 2)
-                if factor.is_positive:
-                    content *= factor**whole
-                    content *= self._letter(sp.Pow(factor, sp.Rational(1, 2), evaluate=False), factor) if left else 1
-                else:
-                    content *= self._letter(sp.Abs(factor, evaluate=False), factor**2) ** whole
-                    core *= factor if left else 1
-        return content, core
+        above, below = sp.factor_list(numerator), sp.factor_list(denominator)
+        return above[0] / below[0], above[1] + [(factor, -power) for factor, power in below[1]]
 
     def _fraction(self, expression: Formula) -> tuple[Formula, Formula]:
         """Numerator and denominator without a common factor."""
