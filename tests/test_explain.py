@@ -541,7 +541,11 @@ SITES = {
         "multiplied by the learning rate: κ = λ·η²",
     ),
     "toward the start": (_toward_start, f"{UPDATE}; toward the initial weight", BY_RATE),
-    "exponential": (_adam_then(lambda u, w, lr, wd: u * jnp.exp(-lr * wd) + w * jnp.expm1(-lr * wd)), None, "κ"),
+    "exponential": (
+        _adam_then(lambda u, w, lr, wd: u * jnp.exp(-lr * wd) + w * jnp.expm1(-lr * wd)),
+        "after: decoupled, the step and the weight by one factor, (w − η·u)·(1 − κ)",
+        "multiplied by the learning rate: κ = 1 − exp(−η·λ)",
+    ),
     "other law": (
         _adam_then(lambda u, w, lr, wd: u * jnp.exp(-wd) - lr * wd * w),
         "decoupled, by a law of its own",
@@ -587,11 +591,6 @@ SITES = {
         "through what is averaged",
     ),
 }
-SITES["exponential"] = (
-    SITES["exponential"][0],
-    "after: decoupled, the step and the weight by one factor, (w − η·u)·(1 − κ)",
-    "multiplied by the learning rate: κ = 1 − exp(−η·λ)",
-)
 
 
 @pytest.mark.parametrize("name", SITES)
@@ -715,7 +714,8 @@ def _grown(state: Any) -> optax.GradientTransformation:
         (
             optax.MultiSteps(optax.sgd(0.1), 2),
             ValueError,
-            f"<optax MultiSteps>{NOT_ONE_WEIGHT}its state holds a whole number that is no count of the steps, at .mini_step",
+            f"<optax MultiSteps>{NOT_ONE_WEIGHT}its state holds a whole number that is no count of the steps, "
+            "at .mini_step",
         ),
         (
             optax.add_noise(0.1, 0.5, jax.random.key(0)),
@@ -741,15 +741,17 @@ def test_bad_input(x, error, message):
     assert "\n" not in str(caught.value)
 
 
+LOOPS = "loops, which no closed formula stands for"
+NOT_ALIKE = "a constant array: its entries differ, so the weights of a leaf are not treated alike"
 MIXES = "mixes the weights of a leaf in a way that has no sign here"
 
 
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (lambda u: jax.lax.scan(lambda c, _: (c * 0.5, None), u, length=3)[0], "scan: loops, which no closed formula stands for"),
-        (lambda u: jax.lax.fori_loop(0, u.size, lambda _, x: x * 0.5, u), "scan: loops, which no closed formula stands for"),
-        (lambda u: jax.lax.while_loop(lambda x: x.sum() > 3, lambda x: x * 0.5, u), "while: loops, which no closed formula stands for"),
+        (lambda u: jax.lax.scan(lambda c, _: (c * 0.5, None), u, length=3)[0], f"scan: {LOOPS}"),
+        (lambda u: jax.lax.fori_loop(0, u.size, lambda _, x: x * 0.5, u), f"scan: {LOOPS}"),
+        (lambda u: jax.lax.while_loop(lambda x: x.sum() > 3, lambda x: x * 0.5, u), f"while: {LOOPS}"),
         (lambda u: u * jax.random.normal(jax.random.key(0), u.shape), "random_seed: draws random numbers"),
         (jnp.sort, f"sort: {MIXES}"),
         (jnp.cumsum, f"cumsum: {MIXES}"),
@@ -762,8 +764,8 @@ MIXES = "mixes the weights of a leaf in a way that has no sign here"
         (lambda u: jnp.outer(u, u).sum(axis=0), "mul: makes an array of shape (N, N) of a leaf of N weights"),
         (jax.lax.erf_inv, "erf_inv: has no formula for one weight here"),
         (lambda u: u * jnp.arange(u.size), "iota: has no formula"),
-        (lambda u: u * np.arange(u.size), "a constant array: its entries differ, so the weights of a leaf are not treated alike"),
-        (lambda u: jax.lax.switch(jnp.int32(u.sum()), [lambda x: x, lambda x: 2 * x, lambda x: 3 * x], u), "cond: chooses among more than two branches"),
+        (lambda u: u * np.arange(u.size), NOT_ALIKE),
+        (lambda u: jax.lax.switch(jnp.int32(u.sum()), [jnp.abs, jnp.sign, jnp.square], u), "cond: chooses among more"),
         (lambda u: jax.lax.select_n(jnp.int32(jnp.abs(u)), u, u, 2 * u), "select_n: chooses among more than two cases"),
         (lambda u: u * (jnp.int32(u) & 1), "and, or, not: of the bits of integers"),
     ],
@@ -791,6 +793,18 @@ def _late(slots: Callable[..., Any]) -> Callable[..., Any]:
     return late
 
 
+def _as_they_start(found: Any) -> Any:
+    return {slot.after: slot.first for slot in found.slots}
+
+
+def _swapped(condition: Any, otherwise: Any, then: Any) -> Any:
+    return interpret.where(condition, then, otherwise)
+
+
+def _rounded(value: Any) -> Any:
+    return sp.Integer(round(float(value)))
+
+
 def _hats_alone(expression: Any, found: Any) -> Any:
     return expression.xreplace({slot: hat for slot, (hat, _) in found.items()})
 
@@ -801,7 +815,7 @@ MISREAD: dict[str, tuple[str, Any, Any, Any]] = {
     "a / b as a": ("optlab.adam", _meaning, "div", lambda a, b: a),
     "-a as a": ("optlab.sgd", _meaning, "neg", lambda a: a),
     "expm1 without its - 1": ("optlab.adam", _meaning, "expm1", interpret._exp),
-    "the branches of where swapped": ("clip_by_global_norm", _meaning, "select_n", lambda c, a, b: interpret.where(c, b, a)),
+    "the branches of where swapped": ("clip_by_global_norm", _meaning, "select_n", _swapped),
     "max as min": ("optlab.amsgrad", _meaning, "max", sp.Min),
     "min as max": ("clip", _meaning, "min", sp.Max),
     "x**n as x**(n + 1)": ("optax.adam", _meaning, "pow", lambda x, y: x ** (y + 1)),
@@ -820,8 +834,8 @@ MISREAD: dict[str, tuple[str, Any, Any, Any]] = {
     "whole numbers toward -oo": ("truncation_below_zero", interpret, "_whole", sp.floor),
     "the step counted from 2": ("optlab.adam", recurrence, "_blank_slots", _late(recurrence._blank_slots)),
     "slots that start at zero": ("optax.adagrad", recurrence, "_blank_slots", _no_start(recurrence._blank_slots)),
-    "slots that never change": ("optlab.momentum", recurrence, "_known", lambda found: {slot.after: slot.first for slot in found.slots}),
-    "constants as whole numbers": ("own_atom_with_where_and_cond", interpret, "number", lambda value: sp.Integer(round(float(value)))),
+    "slots that never change": ("optlab.momentum", recurrence, "_known", _as_they_start),
+    "constants as whole numbers": ("own_atom_with_where_and_cond", interpret, "number", _rounded),
     "hats over what is divided again": ("optlab.adam", explanation_module, "with_hats", _hats_alone),
 }  # fmt: skip
 

@@ -84,8 +84,10 @@ def explain(x: Any) -> Explanation:
       Inexpressible: a `ValueError`; the step can't be written for one weight, and the message names the primitive or
         the part of the state that stands in the way.
 
-    A sum over all weights of a leaf reads `Σ(...)`, their number `N`. The step is traced in float64, casts are seen
-    through, and counts are taken not to have reached their maximum.
+    The parameters are one leaf, a vector: a sum over its weights reads `Σ(...)`, their number `N`, and an optimizer
+    that treats matrices otherwise, such as Adafactor, reads as it treats vectors. The step is traced in float64, casts
+    between floating-point types are seen through, what is asked whether it is finite is, and counts are taken not to
+    have reached their maximum.
     """
     found = recurrence(x, Letters())
     told = with_symbols(x, ("learning_rate", "weight_decay")) if isinstance(x, Transform) else found

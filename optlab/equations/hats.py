@@ -14,7 +14,7 @@ def corrections(found: Recurrence) -> Hats:
     hats: Hats = {}
     slots = {slot.after for slot in found.slots}
     for expression in found.expressions:
-        for product in expression.atoms(sp.Mul):
+        for product in sorted(expression.atoms(sp.Mul), key=sp.default_sort_key):
             for divisor in (1 / factor for factor in product.args if is_weight_sum(1 / factor)):
                 for slot in slots & set(product.args):
                     hats.setdefault(slot, (symbols.corrected(slot), divisor))

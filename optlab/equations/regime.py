@@ -67,9 +67,9 @@ def _correction(found: Recurrence, hats: Hats) -> str:
     slots = [slot.after for slot in found.slots]
     divided = [f"{symbols.unicode(slot)} by {printing.text(hats[slot][1])}" for slot in slots if slot in hats]
     powers = {power for e in found.expressions for power in with_hats(e, hats).atoms(sp.Pow) if _of_weight_sum(power)}
-    terms = [(printing.text(abs_power), sign) for power in powers for abs_power, sign in [_above_line(power)]]
-    divided += sorted(f"a term of the step by {text}" for text, above in terms if not above)
-    multiplied = sorted(f"multiplies a term of the step by {text}" for text, above in terms if above)
+    below = {power for power in powers if power.exp.could_extract_minus_sign()}
+    divided += sorted(f"a term of the step by {printing.text(1 / power)}" for power in below)
+    multiplied = sorted(f"multiplies a term of the step by {printing.text(power)}" for power in powers - below)
     if divided or multiplied:
         return "; ".join((["divides " + ", ".join(divided)] if divided else []) + multiplied)
     return "none" if slots else "none: there is no average"
@@ -79,11 +79,6 @@ def _of_weight_sum(power: Formula) -> bool:
     """Whether it is a power of `1 - b**t`, or of that at a later step."""
     kept = 1 - power.base
     return kept.is_Pow and kept.exp.has(t) and not kept.base.has(t)
-
-
-def _above_line(power: Formula) -> tuple[Formula, bool]:
-    """The power with a positive exponent, and whether it stands above the line."""
-    return (1 / power, False) if power.exp.could_extract_minus_sign() else (power, True)
 
 
 # The guard of the divisor -------------------------------------------------------------------------------------------
