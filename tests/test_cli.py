@@ -68,7 +68,7 @@ ERRORS = {
     "explain optax:": "'optax:' is no name; give adamw, optax.adamw or package.module:factory",
     "explain broken:there": "broken:there: importing broken raises RuntimeError: not today",
     "explain needy:there": "needy:there: needy needs no_such_package, which is not installed",
-    "explain own:NUMBER": "explain takes a transform, or a function that makes one of its hyperparameters, got 3 (int)",
+    "explain own:NUMBER": "wanted a transform, or a function that makes one of its hyperparameters; got 3 (int)",
     "explain": "the following arguments are required: optimizer (see optlab explain --help)",
     "compare adam": "the following arguments are required: other (see optlab compare --help)",
     "compare adam adam --steps 0": "steps must be a whole number from 1, got 0",

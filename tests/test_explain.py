@@ -1,6 +1,8 @@
 """The equations are what the optimizers compute: run beside them, against the papers, and misread on purpose."""
 
+import contextlib
 import functools
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -234,9 +236,9 @@ def test_a_concrete_transform_of_optax_hides_its_decay():
 
 
 @optlab.atom
-def _of_step(factor):
+def _of_step(of):
     """Multiplies by a function of the step."""
-    return optlab.Rule(lambda u, slots, w, t: (u * factor(t).astype(u.dtype), slots))
+    return optlab.Rule(lambda u, slots, w, t: (u * of(t).astype(u.dtype), slots))
 
 
 @optlab.atom
@@ -408,6 +410,7 @@ UPDATE = "update: decoupled, beside the update, w − η·u − κ·w"
 STEP = "step: decoupled, beside the update, w − η·u − κ·w"
 GRADIENT = "gradient: every average sees g + λ·w (L2, coupled)"
 BY_RATE = "multiplied by the learning rate: κ = η·λ"
+GATED = "; only where m̂ₜ·wₜ₋₁/(√v̂ₜ + 1e-8) ≥ 0"
 FREE, PROPORTIONAL = "scale-free: gradients", "proportional to the gradient"
 BOTH = "divides mₜ by 1 − β₁ᵗ, vₜ by 1 − β₂ᵗ"
 OUTSIDE = "ε outside the root, √v̂ₜ + ε"
@@ -527,7 +530,7 @@ SITES = {
     ),
     "cautious": (
         _adam_then(lambda u, w, lr, wd: u + wd * jnp.where(u * w >= 0, w, 0), before_rate=True),
-        f"{UPDATE}; only where m̂ₜ·wₜ₋₁/(√v̂ₜ + 1e-8) ≥ 0",
+        f"{UPDATE}{GATED}",
         BY_RATE,
     ),
     "sign trap": (
@@ -601,14 +604,48 @@ def test_site_of_decay(name):
     assert found.coupling.startswith(coupling)
 
 
+IN_THE_LOSS = "loss"  # the optimizer has nothing of it
+
+
 @pytest.mark.parametrize("site", optlab.SITES)
 def test_site_of_a_concrete_transform(site):
-    symbolic, concrete = explain(SITES[site][0]), explain(optlab.Decay(site).apply_to(_core(), 0.1, 0.2))
-    assert concrete.regime.site == symbolic.regime.site
+    found = explain(optlab.Decay(site).apply_to(_core(), 0.1, 0.2)).regime
+    assert found.site == ("none" if site == IN_THE_LOSS else SITES[site][1])
 
 
 def test_every_site_of_optlab_is_told():
-    assert set(optlab.SITES) < SITES.keys()
+    assert set(optlab.SITES) - {IN_THE_LOSS} < SITES.keys()
+
+
+def _decays() -> list[optlab.Decay]:
+    """Every site, with one axis off its default, and with all of them."""
+    default = {"coupling": None, "gate": "none", "target": "zero"}
+    off = [{}, {"coupling": "corrected", "gate": "stable", "target": "init"}]
+    off += [{"coupling": coupling} for coupling in optlab.COUPLINGS]
+    off += [{"gate": gate} for gate in optlab.GATES] + [{"target": target} for target in optlab.TARGETS]
+    decays = []
+    for site, changed in itertools.product(optlab.SITES, off):
+        with contextlib.suppress(ValueError):
+            decays.append(optlab.Decay(site, **{**default, **changed}))
+    return list(dict.fromkeys(decays))
+
+
+@pytest.mark.parametrize("decay", _decays(), ids=str)
+def test_every_point_of_the_space_of_decay_is_told(decay):
+    shape = COSINE if decay.coupling in ("schedule", "corrected") else None
+    found = explain(lambda lr, wd: decay.apply_to(_core(), lr, wd, schedule=shape)).regime
+    is_by_rate = decay.coupling in ("lr", "corrected")
+    custom = {"update": "update" if is_by_rate else "step", "step": "update" if is_by_rate else "step"}
+    expected = SITES[custom.get(decay.site, decay.site)][1] if decay.site != IN_THE_LOSS else "none"
+    if decay.target == "init" and decay.site != IN_THE_LOSS:
+        expected += "; toward the initial weight"
+    if decay.gate == "cautious":
+        expected += GATED
+    assert found.site == expected
+    if decay.site in ("update", "step", "after", "proximal"):
+        assert found.coupling.startswith("multiplied" if is_by_rate else "not multiplied")
+        assert ("cos(" in found.coupling) == (shape is not None)
+        assert ("by sums over all weights" in found.coupling) == (decay.gate == "stable")
 
 
 def test_corrections_gathered_in_the_rate():
