@@ -357,6 +357,21 @@ def test_what_can_not_be_run_either_is_refused():
         compare(noisy, optax.sgd)
 
 
+def test_what_needs_more_than_gradients_is_refused():
+    message = (
+        "compare: polyak_sgd does not run on gradients alone (TypeError: scale_by_polyak.<locals>.update_fn() missing "
+        "1 required keyword-only argument: 'value'), and there are no equations: polyak_sgd can't be written"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        compare(optlab.sgd, optax.polyak_sgd)
+
+
+def test_a_difference_among_conditions_is_shown():
+    found = compare(optax.lamb, optax.lars)
+    assert (found.equal, found.first_step) == (False, 1)
+    assert "otherwise}" in found.text
+
+
 # What is assumed, and bad input -------------------------------------------------------------------------------------
 
 

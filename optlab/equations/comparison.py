@@ -113,8 +113,9 @@ def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Compari
         numbers, and says so.
 
     Raises:
-      ValueError: `steps` or `seconds` out of range, or a transform without equations whose hyperparameters have no
-        value to run it at.
+      TypeError: neither a transform nor such a function.
+      ValueError: `steps` or `seconds` out of range, or a transform without equations that does not run on gradients
+        alone, or whose hyperparameters have no value to run it at.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"compare: steps must be a whole number from 1, got {steps!r}")
@@ -278,7 +279,7 @@ def _orders(difference: Formula, point: Point) -> dict[str, float]:
 def _shortest(difference: Formula) -> Formula:
     """The difference in the shortest of the forms that are cheap to get."""
     forms = [difference, sp.factor_terms(difference)]
-    if sp.count_ops(difference) < 150:
+    if sp.count_ops(difference) < 150 and not difference.has(sp.Piecewise):  # whose conditions simplify may not bear
         forms += [sp.factor(difference), sp.simplify(difference)]
     return min(forms, key=sp.count_ops)
 
@@ -319,15 +320,27 @@ def _in_float64(a: Any, b: Any, steps: int, reason: str) -> Comparison:
     for x in (a, b):
         with exact():
             name, tx, values = instance(x, TYPICAL)
-            w, trajectory = jax.numpy.asarray(weights), []
-            state = tx.init(w)
-            for g in gradients:
-                updates, state = tx.update(jax.numpy.asarray(g), state, w)
-                w = optax.apply_updates(w, updates)
-                trajectory.append(np.asarray(w))
+            try:
+                trajectories.append(_trajectory(tx, weights, gradients))
+            except Exception as error:
+                first_line = str(error).strip().split("\n")[0]
+                raise ValueError(
+                    f"compare: {name} does not run on gradients alone ({type(error).__name__}: {first_line}), "
+                    f"and there are no equations: {reason}"
+                ) from error
         names.append(name)
         notes += [f"{key} of {name} at {printing.decimal(value)}" for key, value in values.items()]
-        trajectories.append(trajectory)
     apart = [not np.allclose(x, y, rtol=1e-12, atol=1e-14) for x, y in zip(*trajectories, strict=True)]
     first = apart.index(True) + 1 if any(apart) else None
     return Comparison((names[0], names[1]), first is None, "numbers", steps, first, notes=tuple(notes))
+
+
+def _trajectory(tx: optax.GradientTransformation, weights: np.ndarray, gradients: np.ndarray) -> list[np.ndarray]:
+    """The weights after each step."""
+    w, trajectory = jax.numpy.asarray(weights), []
+    state = tx.init(w)
+    for g in gradients:
+        updates, state = tx.update(jax.numpy.asarray(g), state, w)
+        w = optax.apply_updates(w, updates)
+        trajectory.append(np.asarray(w))
+    return trajectory
