@@ -91,7 +91,7 @@ def _is_real_number(value: Any) -> bool:
     )
 
 
-def bind(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+def bind(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
     """The canonical, checked arguments of a call of `function`, defaults filled in."""
     owner, signature = function.__name__, inspect.signature(function)
     if unknown := kwargs.keys() - signature.parameters.keys():

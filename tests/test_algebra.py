@@ -705,3 +705,12 @@ def test_optax_behind_a_run_keeps_its_types_on_bfloat16_weights():
     state = tx.init(w)
     _, after = tx.update(w, state, w)
     assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, after)
+
+
+def test_an_atom_may_call_its_hyperparameter_function():
+    @optlab.atom
+    def through(function):
+        return optlab.Rule(lambda u, slots, w, t: (function(u), slots))
+
+    tx = through(function=jnp.negative)
+    assert tx.update(jnp.ones(()), tx.init(jnp.ones(())))[0] == -1
