@@ -1,6 +1,8 @@
 """The command line: `optlab explain`, `compare`, `identify`, `study`, `report`, `bench`."""
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import os
 import shlex
@@ -10,14 +12,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
-
-if TYPE_CHECKING:
-    from optlab.lab.study import Study
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
-
-STUDIES = ("decay",)
 
 
 class UsageError(Exception):
@@ -72,14 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     identify.set_defaults(run=_identify)
 
     study = commands.add_parser("study", help="train over a grid of rates and decays, and write maps and a report")
-    study.add_argument("name", choices=STUDIES, help="decay: where the weight decay of Adam acts")
+    study.add_argument("study", metavar="NAME|FILE.toml", help="decay: where the weight decay of Adam acts; or a file")
     study.add_argument("--output", type=_folder, help="folder to write to (default: results/NAME)")
-    study.add_argument("--overwrite", action="store_true", help="replace the results in the folder")
-    study.add_argument("--sites", type=_names, help="comma-separated places of the decay (default: all)")
+    study.add_argument("--overwrite", action="store_true", help="replace the results in the folder, finished or not")
+    study.add_argument("--sites", type=_names, help="comma-separated places of the decay")
     study.add_argument("--learning-rates", type=_numbers, help="comma-separated")
     study.add_argument("--weight-decays", type=_numbers, help="comma-separated")
-    study.add_argument("--seeds", type=int, help="runs per cell (default: 10)")
-    study.add_argument("--steps", type=int, help="updates per run (default: the task's)")
+    study.add_argument("--seeds", type=int, help="runs per cell")
+    study.add_argument("--steps", type=int, help="updates per run")
+    study.add_argument("--memory", help="what the runs that are trained at once may take, such as 2GiB")
+    study.add_argument("--json", action="store_true", help="print progress and results as one JSON object per line")
+    study.add_argument("--coordinator", metavar="HOST:PORT", help="of jax.distributed: where process 0 is")
+    study.add_argument("--processes", type=int, help="of jax.distributed: how many there are")
+    study.add_argument("--process", type=int, help="of jax.distributed: which one this is, from 0")
     study.set_defaults(run=_study)
 
     report = commands.add_parser("report", help="draw the maps and the page of a results file again")
@@ -197,54 +199,66 @@ def _needs_lab(command: str) -> None:
 
 def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
     _needs_lab("study")
-    from optlab.lab import report
-    from optlab.lab.study import Study, StudyError
+    _start_devices(options)
+    import jax
 
-    axes = ("sites", "learning_rates", "weight_decays", "seeds", "steps")
-    asked = {name: getattr(options, name) for name in axes if getattr(options, name) is not None}
-    folder = options.output or Path("results") / options.name
+    from optlab.lab import display, engine, report
+    from optlab.lab.study import StudyError, find, read
+
+    changes = ("sites", "learning_rates", "weight_decays", "seeds", "steps", "memory")
+    asked = {name: getattr(options, name) for name in changes if getattr(options, name) is not None}
     try:
-        study = Study(**asked)
-        report.prepare(folder, options.overwrite)
+        path = find(options.study)
+        study = dataclasses.replace(read(path), **asked)
+        folder = options.output or Path("results") / path.stem
+        if jax.process_index() > 0:
+            _in_thread(lambda: engine.run(study, folder))
+            return
+        report.begin(study, folder, options.overwrite)
+        left_out = {str(structure): reason for structure, reason in study.refused().items()}
+        finished = engine.finished_runs(study, folder)
+        if options.json:
+            display.print_json("start", folder=str(folder), runs=study.runs(), finished=finished, left_out=left_out)
+            show = contextlib.nullcontext(display.json_lines())
+        else:
+            for structure, reason in left_out.items():
+                display.say(f"left out: {structure} ({reason})")
+            if finished:
+                display.say(f"continues in {folder}, where {finished} of {study.runs()} runs are finished")
+            show = display.bar()
+        with show as progress:
+            data = _in_thread(lambda: engine.run(study, folder, progress))
+        data.attrs["command"] = shlex.join(["optlab", *argv])
+        names = report.write(data, folder)
+        engine.forget(folder)
     except StudyError as error:
         raise UsageError(str(error)) from None
-    data = _with_progress(study)
-    data.attrs["command"] = shlex.join(["optlab", *argv])
-    names = report.write(data, folder)
-    _print_best(data)
-    print(f"\nwrote {', '.join(names)} to {folder}")
+    if options.json:
+        display.print_json("done", folder=str(folder), files=names, best=_best(data))
+    else:
+        _print_best(data)
+        print(f"\nwrote {', '.join(names)} to {folder}")
 
 
-def _with_progress(study: "Study") -> Any:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def _start_devices(options: argparse.Namespace) -> None:
+    """One device per core where the processor computes: XLA's own threads keep fewer of them busy."""
+    import jax
 
-    from optlab.lab.study import run
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("runs, left"),
-        TimeRemainingColumn(),
-        TextColumn("elapsed"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("compiling", total=study.runs())
-
-        def advance(site: str, done: int) -> None:
-            bar.update(task, advance=done, description=site)
-
-        return _in_thread(lambda: run(study, advance))
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # a backend is there already, with its devices
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    place = {
+        "coordinator_address": options.coordinator,
+        "num_processes": options.processes,
+        "process_id": options.process,
+    }
+    if any(value is not None for value in place.values()):
+        if any(value is None for value in place.values()):
+            raise UsageError("--coordinator, --processes and --process belong together")
+        try:
+            _in_thread(lambda: jax.distributed.initialize(**place))
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"the processes don't find each other: {str(error).splitlines()[0]}") from None
 
 
 def _in_thread(call: Callable[[], T]) -> T:
@@ -256,20 +270,31 @@ def _in_thread(call: Callable[[], T]) -> T:
         return future.result()
 
 
+def _best(data: Any) -> list[dict[str, Any]]:
+    """The best cells as JSON has them."""
+    from optlab.lab.results import best_cells
+
+    def plain(value: Any) -> Any:
+        return value._asdict() if hasattr(value, "_asdict") else value
+
+    return [{key: plain(value) for key, value in cell._asdict().items()} for cell in best_cells(data)]
+
+
 def _print_best(data: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from optlab.lab.results import best_cells
+    from optlab.lab.results import best_cells, title
 
-    table = Table(title=f"Best cell of every site, {data.sizes['seed']} seeds")
-    for heading in ("site", "learning rate", "weight decay", "test accuracy (%)", "against none (%)", "diverged runs"):
-        table.add_column(heading, justify="left" if heading == "site" else "right")
+    reported = data.attrs["reported"]
+    table = Table(title=f"Best cell of every structure, {data.sizes['seed']} seeds")
+    for heading in ("decay", "learning rate", "weight decay", title(reported), "against none", "diverged runs"):
+        table.add_column(heading, justify="left" if heading == "decay" else "right")
     for cell in best_cells(data):
         decay = "" if cell.site == "none" else f"{cell.weight_decay:g}"
-        against = "" if cell.against_none is None else cell.against_none.percent()
+        against = "" if cell.against_none is None else cell.against_none.text(reported)
         diverged = f"{100 * cell.diverged_share:.0f}%"
-        table.add_row(cell.site, f"{cell.learning_rate:g}", decay, cell.test_accuracy.percent(), against, diverged)
+        table.add_row(cell.structure, f"{cell.learning_rate:g}", decay, cell.reported.text(reported), against, diverged)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
@@ -284,9 +309,9 @@ def _report(options: argparse.Namespace, argv: Sequence[str]) -> None:
     try:
         data = results.load(path)
         report.prepare(folder, options.overwrite, report.file_names()[1:])
+        names = report.render(data, folder)
     except StudyError as error:
         raise UsageError(str(error)) from None
-    names = report.render(data, folder)
     print(f"wrote {', '.join(names)} to {folder}")
 
 

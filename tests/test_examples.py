@@ -56,7 +56,7 @@ def test_readme_shows_what_the_command_line_prints(command: str, said: str) -> N
 def test_readme_findings_are_in_the_data() -> None:
     data = results.load(ROOT / "examples" / "studies" / "decay" / "results.nc")
     found = " ".join(README[README.index("## What we found") : README.index("One task, one small")].split())
-    best = {cell.site: cell for cell in results.best_cells(data)}
+    best = {cell.structure: cell for cell in results.best_cells(data)}
     gains = results.gains(data)
     assert gains is not None
     at = {rate: number for number, rate in enumerate(data.learning_rate.values.tolist())}
@@ -65,7 +65,7 @@ def test_readme_findings_are_in_the_data() -> None:
         return gains[site][at[rate]].percent()
 
     said = (
-        f"no decay reaches {best['none'].test_accuracy.percent()} ",
+        f"no decay reaches {best['none'].reported.percent()} ",
         f"AdamW's `update` is {best['update'].against_none.percent()} above that",
         f"L2 in the gradient {best['gradient'].against_none.percent()};",
         f"the best decay adds {percent('update', 0.003)} points under `update` and {percent('gradient', 0.003)} under",
@@ -82,7 +82,7 @@ def test_readme_findings_are_in_the_data() -> None:
         if cell.against_none is not None:
             assert abs(cell.against_none.mean) < cell.against_none.half_width
     at_best = results.best_decays(data).test_accuracy
-    accuracy = {site: at_best.sel(site=site, learning_rate=cell.learning_rate) for site, cell in best.items()}
+    accuracy = {site: at_best.sel(structure=site, learning_rate=cell.learning_rate) for site, cell in best.items()}
     parted = {}
     for a, b in itertools.combinations(accuracy, 2):
         difference = results.interval((accuracy[a] - accuracy[b]).values)
@@ -91,7 +91,7 @@ def test_readme_findings_are_in_the_data() -> None:
     assert parted == {("first_moment", "update"): "-0.6 ± 0.5", ("first_moment", "step"): "-0.6 ± 0.5"}
     assert "21 pairs" in found
     assert "by 0.6 ± 0.5" in found
-    largest = results.best_decays(data).weight_decay.sel(site="second_moment", learning_rate=0.1)
+    largest = results.best_decays(data).weight_decay.sel(structure="second_moment", learning_rate=0.1)
     assert largest == data.weight_decay.max()
     for site in ("first_moment", "direction"):
         assert not any(gain.mean > gain.half_width for gain in gains[site])

@@ -1,7 +1,6 @@
 """The folder of a study: its dataset, its figures and one page that tells what they say."""
 
 import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,32 +9,48 @@ import jinja2
 import matplotlib.pyplot as plt
 import xarray as xr
 
-from optlab.lab import figures, results
-from optlab.lab.study import StudyError
+from optlab.lab import engine, figures, results
+from optlab.lab.store import replace
+from optlab.lab.study import Study, StudyError
 
 FORMULAS = {
     "none": "w - lr*m/P",
+    "loss": "loss + wd/2*|w|²",
     "gradient": "m and P see g + wd*w",
     "first_moment": "m sees g + wd*w",
     "second_moment": "P sees g + wd*w",
     "direction": "w - lr*(m + wd*w)/P",
     "update": "w - lr*(m/P + wd*w)",
     "step": "w - lr*m/P - wd*w",
+    "after": "(w - lr*m/P)*(1 - lr*wd)",
+    "proximal": "(w - lr*m/P)/(1 + lr*wd)",
 }
-FIGURES = {"maps": figures.accuracy_maps, "gains": figures.gain_curves}
+FIGURES = {"maps": figures.maps, "gains": figures.gain_curves, "curves": figures.curves}
 PAGE = "report.html"
 
 
 def file_names() -> list[str]:
-    """What a study's folder holds; `gains` only where the study has the site `none`."""
+    """What a study's folder holds; `gains` only with the site `none`, `curves` only with several measurements."""
     return [results.FILE, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")), PAGE]
+
+
+def begin(study: Study, folder: Path, overwrite: bool) -> None:
+    """Makes sure, before anything is computed, that `folder` can take `study`, or go on with it.
+
+    Raises:
+      StudyError: finished results are there, or those of another study, and `overwrite` is False; or the folder can't
+        be written.
+    """
+    if overwrite:
+        engine.forget(folder)
+    prepare(folder, overwrite or engine.is_unfinished(study, folder))
 
 
 def prepare(folder: Path, overwrite: bool, names: Sequence[str] = ()) -> None:
     """Makes sure, before anything is computed, that `names`, or all of a study, may be written to `folder`.
 
     Raises:
-      StudyError: results are there already and `overwrite` is False, or the folder can't be written.
+      StudyError: files of these names are there already and `overwrite` is False, or the folder can't be written.
     """
     try:
         there = [name for name in names or file_names() if (folder / name).exists()]
@@ -67,10 +82,10 @@ def render(data: xr.Dataset, folder: Path) -> list[str]:
         for kind in ("png", "svg"):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=130)
-            _replace(folder / f"{name}.{kind}", buffer.getvalue())
+            replace(folder / f"{name}.{kind}", buffer.getvalue())
         inline[name] = buffer.getvalue().decode()
         plt.close(figure)
-    _replace(folder / PAGE, page(data, inline).encode())
+    replace(folder / PAGE, page(data, inline).encode())
     return [*(f"{name}.{kind}" for name in drawn for kind in ("png", "svg")), PAGE]
 
 
@@ -82,11 +97,11 @@ def page(data: xr.Dataset, drawn: dict[str, str]) -> str:
     return template.get_template("report.html.j2").render(
         title=data.attrs["task"],
         attrs=data.attrs,
-        maps=_svg(drawn["maps"], "maps"),
-        gains=_svg(drawn["gains"], "gains") if "gains" in drawn else None,
+        drawn={name: _svg(document, name) for name, document in drawn.items()},
         best=best,
-        without=sorted(set(data.site.values) - {cell.site for cell in best}),
+        without=sorted(set(results.by_structure(data).structure.values) - {cell.structure for cell in best}),
         formulas=FORMULAS,
+        words=results.title,
         seeds=data.sizes["seed"],
         confidence=round(100 * results.CONFIDENCE),
     )
@@ -96,9 +111,3 @@ def _svg(document: str, prefix: str) -> str:
     """The `<svg>` element alone, its identifiers made unique within the page."""
     element = document[document.index("<svg") :]
     return re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", element)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    unfinished = path.with_suffix(path.suffix + ".unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)

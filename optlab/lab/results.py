@@ -1,21 +1,154 @@
-"""Results: reading and writing the dataset of a study, and what its grid says."""
+"""Results: the dataset of a study, made, written and read, and what its grid says."""
 
-import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from scipy import stats
 
-from optlab.lab.study import AXES, StudyError
+from optlab.lab.store import replace
+from optlab.lab.study import NATURAL, Structure, Study, StudyError
+from optlab.lab.tasks import Task
 
 FILE = "results.nc"
-VARIABLES = ("test_accuracy", "test_loss", "train_loss", "validation_accuracy", "weight_norm", "diverged")
+AXES = ("site", "coupling", "gate", "learning_rate", "weight_decay", "seed")
+VARIABLES = ("train_loss", "weight_norm", "trained", "diverged", "diverged_at")
 ATTRIBUTES = (
-    "task", "description", "steps", "b1", "b2", "eps", "device", "versions", "python", "command", "runs", "seconds",
+    "task", "description", "steps", "core", "objective", "reported", "maximize", "device", "versions", "python",
+    "command", "runs", "seconds",
 )  # fmt: skip
 CONFIDENCE = 0.95
+
+
+# Making ---------------------------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Finished runs of one structure: `arrays` over (seeds, cells), the curves over (seeds, cells, step) too."""
+
+    structure: Structure
+    seeds: tuple[int, int]
+    cells: tuple[int, int]
+    arrays: Mapping[str, np.ndarray]
+
+
+def assemble(study: Study, task: Task, parts: Sequence[Part], attrs: Mapping[str, Any]) -> xr.Dataset:
+    """The dataset of a study whose runs are all in `parts`.
+
+    Over `AXES` it has every metric at the end, every summary, `weight_norm`, `diverged`, `diverged_at`, after how many
+    updates (-1: never), and `trained`, which is False for a combination without meaning, whose metrics are NaN; over
+    `AXES` and `step` the curve of every metric, `curve_<metric>`. The site `none` has the same runs at every decay,
+    coupling and gate.
+    """
+    curves = {name: _grid(study, parts, name, np.nan) for name in parts[0].arrays if name != "diverged_at"}
+    steps = np.arange(task.every, task.steps + 1, task.every, dtype=np.int32)
+    diverged_at = _grid(study, parts, "diverged_at", -1)
+    finals = {name: curve[..., -1] for name, curve in curves.items()}
+    finals |= {name: np.asarray(value, np.float32) for name, value in _summaries(task, steps, curves).items()}
+    finals |= {"diverged_at": diverged_at.astype(np.int32), "diverged": diverged_at != -1}
+    finals |= {"trained": _grid(study, parts, "trained", False)}
+    coordinates = {
+        "site": list(study.sites),
+        "coupling": list(study.couplings),
+        "gate": list(study.gates),
+        "learning_rate": list(study.learning_rates),
+        "weight_decay": list(study.weight_decays),
+        "seed": np.arange(study.seeds),
+        "step": steps,
+    }
+    variables = {name: (AXES, values) for name, values in finals.items()}
+    variables |= {f"curve_{name}": ((*AXES, "step"), values) for name, values in curves.items()}
+    return xr.Dataset(variables, coordinates, attrs)
+
+
+def _summaries(task: Task, steps: np.ndarray, curves: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array]:
+    summary = lambda curves: task.summary(jnp.asarray(steps), curves)  # noqa: E731
+    for _ in AXES:
+        summary = jax.vmap(summary)
+    return jax.jit(summary)({name: jnp.asarray(values) for name, values in curves.items()})
+
+
+def _grid(study: Study, parts: Sequence[Part], name: str, absent: Any) -> np.ndarray:
+    """The values of all parts in the order of `AXES`, and of what axes they have more."""
+    first = parts[0].arrays
+    more = () if name == "trained" else first[name].shape[2:]
+    dtype = bool if name == "trained" else first[name].dtype
+    sizes = [len(axis) for axis in (study.sites, study.couplings, study.gates, study.learning_rates)]
+    grid = np.full((*sizes, len(study.weight_decays), study.seeds, *more), absent, dtype)
+    for structure in study.structures():
+        cells = len(study.cells(structure))
+        whole = np.full((study.seeds, cells, *more), absent, dtype)
+        for part in parts:
+            if part.structure == structure:
+                whole[slice(*part.seeds), slice(*part.cells)] = True if name == "trained" else part.arrays[name]
+        own = np.moveaxis(whole, 0, 1).reshape(len(study.learning_rates), -1, study.seeds, *more)
+        grid[_place(study, structure)] = own
+    return grid
+
+
+def _place(study: Study, structure: Structure) -> tuple[Any, ...]:
+    site = study.sites.index(structure.site)
+    if structure.site == "none":
+        return (site, slice(None), slice(None))
+    return (site, study.couplings.index(structure.coupling), study.gates.index(structure.gate))
+
+
+# Writing and reading --------------------------------------------------------------------------------------------------
+
+
+def save(results: xr.Dataset, path: Path) -> None:
+    """Writes the dataset as netCDF; the file is whole or not there.
+
+    Raises:
+      StudyError: it can't be written.
+    """
+    encoding = {name: {"zlib": True, "complevel": 5, "shuffle": True} for name in results.data_vars}
+    replace(path, bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding)))
+
+
+def load(path: Path) -> xr.Dataset:
+    """Reads what `save` wrote, or optlab 0.1.0 did, which knew one coupling and gate and kept no curves.
+
+    Raises:
+      StudyError: no such file, no netCDF file, or one without a study's axes and variables.
+    """
+    try:
+        if not path.is_file():
+            raise StudyError(f"{path} is not a file")
+        results = xr.load_dataset(path, engine="h5netcdf")
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} is not a netCDF file ({str(error).splitlines()[0]})") from None
+    results = _as_today(results)
+    measured = [results.attrs[role] for role in ("objective", "reported") if role in results.attrs]
+    missing = [name for name in (*AXES, *VARIABLES, *measured) if name not in results.variables]
+    if missing:
+        raise StudyError(f"{path} holds no study: it lacks {', '.join(missing)}")
+    if any(set(results[name].dims) != set(AXES) for name in (*VARIABLES, *measured)):
+        raise StudyError(f"{path} holds no whole study: its variables must have the axes {', '.join(AXES)}")
+    if unknown := [name for name in ATTRIBUTES if name not in results.attrs]:
+        raise StudyError(f"{path} does not say how it was run: it lacks {', '.join(unknown)}")
+    return results.transpose(*AXES, ...)
+
+
+def _as_today(results: xr.Dataset) -> xr.Dataset:
+    """Files of optlab 0.1.0: Adam on the digits, judged at the end, so that nobody knows when a run diverged."""
+    if "diverged" not in results or "diverged_at" in results or not {"b1", "b2", "eps"} <= set(results.attrs):
+        return results
+    attrs = dict(results.attrs)
+    adam = f"adam(b1={attrs.pop('b1'):g}, b2={attrs.pop('b2'):g}, eps={attrs.pop('eps'):g})"
+    judged = {"objective": "validation_accuracy", "reported": "test_accuracy", "maximize": 1}
+    steps = xr.where(results.diverged, attrs["steps"], -1).astype(np.int32)
+    results = results.assign(diverged_at=steps, trained=xr.ones_like(results.diverged))
+    results = results.expand_dims(coupling=[NATURAL], gate=["none"])
+    results.attrs = attrs | {"core": adam} | judged
+    return results
+
+
+# What the grid says ---------------------------------------------------------------------------------------------------
 
 
 class Interval(NamedTuple):
@@ -29,46 +162,35 @@ class Interval(NamedTuple):
         width = "?" if np.isnan(self.half_width) else f"{100 * self.half_width:.1f}"
         return f"{100 * self.mean:.1f} ± {width}".replace("-0.0 ", "0.0 ")
 
+    def text(self, name: str) -> str:
+        """As the metric `name` is written: a share in percent, anything else with four digits."""
+        if is_share(name):
+            return self.percent()
+        width = "?" if np.isnan(self.half_width) else f"{self.half_width:.2g}"
+        return f"{self.mean:.4g} ± {width}"
+
+
+def is_share(name: str) -> bool:
+    """Whether the metric `name` is a share, to be written in percent."""
+    return name.endswith("accuracy")
+
+
+def title(name: str) -> str:
+    """The metric `name` in words, with its unit."""
+    return name.replace("_", " ") + (" (%)" if is_share(name) else "")
+
 
 class Best(NamedTuple):
-    """The best cell of a site, chosen by mean validation accuracy among cells without a diverged run."""
+    """The best cell of a structure, chosen by the mean objective among the cells without a diverged run."""
 
+    structure: str
     site: str
     learning_rate: float
     weight_decay: float
-    test_accuracy: Interval
+    reported: Interval
     against_none: Interval | None
     weight_norm: float
     diverged_share: float
-
-
-def save(results: xr.Dataset, path: Path) -> None:
-    """Writes the dataset as netCDF; the file is whole or not there."""
-    unfinished = path.with_suffix(".unfinished")
-    results.to_netcdf(unfinished, engine="h5netcdf")
-    os.replace(unfinished, path)
-
-
-def load(path: Path) -> xr.Dataset:
-    """Reads what `save` wrote.
-
-    Raises:
-      StudyError: no such file, no netCDF file, or one without a study's axes and variables.
-    """
-    try:
-        if not path.is_file():
-            raise StudyError(f"{path} is not a file")
-        results = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path} is not a netCDF file ({str(error).splitlines()[0]})") from None
-    missing = [name for name in (*AXES, *VARIABLES) if name not in results.variables]
-    if missing:
-        raise StudyError(f"{path} holds no study: it lacks {', '.join(missing)}")
-    if any(set(results[name].dims) != set(AXES) for name in VARIABLES):
-        raise StudyError(f"{path} holds no whole study: its variables must have the axes {', '.join(AXES)}")
-    if unknown := [name for name in ATTRIBUTES if name not in results.attrs]:
-        raise StudyError(f"{path} does not say how it was run: it lacks {', '.join(unknown)}")
-    return results.transpose(*AXES)
 
 
 def interval(values: np.ndarray) -> Interval:
@@ -76,50 +198,81 @@ def interval(values: np.ndarray) -> Interval:
     count = len(values)
     if count < 2:
         return Interval(float(values.mean()), float("nan"))
-    width = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
+    with np.errstate(invalid="ignore"):
+        width = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
     return Interval(float(values.mean()), float(width))
 
 
+def by_structure(results: xr.Dataset) -> xr.Dataset:
+    """The dataset with one axis `structure`, of those that were trained, in the place of site, coupling and gate."""
+    parts: list[xr.Dataset] = []
+    for site in results.site.values:
+        for coupling in results.coupling.values if site != "none" else results.coupling.values[:1]:
+            for gate in results.gate.values if site != "none" else results.gate.values[:1]:
+                part = results.sel(site=site, coupling=coupling, gate=gate)
+                if part.trained.all():
+                    name = str(site) if site == "none" else str(Structure(str(site), str(coupling), str(gate)))
+                    parts.append(part.reset_coords(drop=True).assign_coords(structure=name, site=str(site)))
+    return xr.concat(parts, "structure", coords=["structure", "site"], combine_attrs="override")
+
+
 def best_decays(results: xr.Dataset) -> xr.Dataset:
-    """For every site and learning rate, the runs at the decay with the best mean validation accuracy.
+    """For every structure and learning rate, the runs at the decay with the best mean objective.
 
     Cells with a diverged run are left out; where nothing is left, every variable is NaN. `weight_decay` becomes a
-    coordinate over the other two.
+    coordinate over the other two; `score` is the mean objective, its sign such that larger is better.
     """
-    score = results.validation_accuracy.where(~results.diverged.any("seed")).mean("seed", skipna=False)
-    chosen = results.isel(weight_decay=score.fillna(-1).argmax("weight_decay"))
+    results = by_structure(results)
+    sign = 1 if results.attrs["maximize"] else -1
+    objective = results[results.attrs["objective"]].where(~results.diverged.any("seed"))
+    score = (sign * objective).mean("seed", skipna=False).clip(min=float(np.finfo(np.float32).min))
+    chosen = results.isel(weight_decay=score.fillna(-np.inf).argmax("weight_decay"))
     return chosen.assign(score=score.max("weight_decay")).where(score.notnull().any("weight_decay"))
 
 
 def best_cells(results: xr.Dataset) -> list[Best]:
-    """The best cell of every site that has a cell without a diverged run."""
-    by_rate = best_decays(results)
-    found = [site for site in by_rate.site.values if by_rate.score.sel(site=site).notnull().any()]
-    chosen = {str(site): by_rate.sel(site=site).isel(by_rate.score.sel(site=site).argmax(...)) for site in found}
-    plain = chosen.get("none")
+    """The best cell of every structure that has a cell without a diverged run."""
+    name = results.attrs["reported"]
+    chosen = {str(row.structure.values): row for row in best_rows(best_decays(results))}
+    plain, diverged = chosen.get("none"), by_structure(results).diverged
     return [
         Best(
-            site=site,
+            structure=structure,
+            site=str(cell.site.values),
             learning_rate=float(cell.learning_rate),
             weight_decay=float(cell.weight_decay),
-            test_accuracy=interval(cell.test_accuracy.values),
-            against_none=None
-            if plain is None or site == "none"
-            else interval((cell.test_accuracy - plain.test_accuracy).values),
+            reported=interval(cell[name].values),
+            against_none=None if plain is None or structure == "none" else _difference(cell[name], plain[name]),
             weight_norm=float(cell.weight_norm.mean()),
-            diverged_share=float(results.diverged.sel(site=site).mean()),
+            diverged_share=float(diverged.sel(structure=structure).mean()),
         )
-        for site, cell in chosen.items()
+        for structure, cell in chosen.items()
     ]
 
 
+def best_rows(by_rate: xr.Dataset) -> list[xr.Dataset]:
+    """Of what `best_decays` gives, the runs at the best learning rate of every structure that has one."""
+    rows = [by_rate.sel(structure=name) for name in by_rate.structure.values]
+    return [row.isel(learning_rate=row.score.argmax("learning_rate")) for row in rows if row.score.notnull().any()]
+
+
 def gains(results: xr.Dataset) -> dict[str, list[Interval]] | None:
-    """Test accuracy at the best decay minus that without decay, seed by seed, per site and learning rate.
+    """What is reported at the best decay minus that without decay, seed by seed, per structure and learning rate.
 
     None where the study has no site `none`; an interval of NaN where every cell of the row has a diverged run.
     """
     if "none" not in results.site.values:
         return None
-    by_rate = best_decays(results).test_accuracy
-    difference = (by_rate - by_rate.sel(site="none")).transpose("site", "learning_rate", "seed")
-    return {str(row.site.values): [interval(cell.values) for cell in row] for row in difference if row.site != "none"}
+    by_rate = best_decays(results)[results.attrs["reported"]].transpose("structure", "learning_rate", "seed")
+    plain = by_rate.sel(structure="none")
+    return {
+        str(row.structure.values): [_difference(cell, other) for cell, other in zip(row, plain, strict=True)]
+        for row in by_rate
+        if row.structure != "none"
+    }
+
+
+def _difference(values: xr.DataArray, others: xr.DataArray) -> Interval:
+    """Seed by seed; NaN where both are infinite, as steps to a goal are that was never reached."""
+    with np.errstate(invalid="ignore"):
+        return interval(values.values - others.values)

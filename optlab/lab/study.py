@@ -1,208 +1,271 @@
-"""A study: one task under every site of the decay, over a grid of rates, decays and seeds."""
+"""What a study is: one task under every structure of the decay, over a grid of rates, decays and seeds."""
 
 import dataclasses
-import os
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib.metadata import version
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-import xarray as xr
-
-from optlab.algebra import chain
-from optlab.ema import bias_correct, scale_by_ema
+from optlab import SITES, Decay
+from optlab.lab.cores import CORES, hyperparameters
 from optlab.lab.tasks import TASKS, Task
-from optlab.rms import scale_by_rms
-from optlab.sites import Decay
 from optlab.transform import Transform
 
-SITES = ("none", "gradient", "first_moment", "second_moment", "direction", "update", "step")
-AXES = ("site", "learning_rate", "weight_decay", "seed")
+NATURAL = "natural"
+COUPLINGS = (NATURAL, "lr", "schedule", "constant", "corrected")
+GATES = ("none", "cautious", "stable")
+BUNDLED = Path(__file__).parent / "studies"
+
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 class StudyError(ValueError):
     """A study that can't be run as asked; the message is one line for the user."""
 
 
+class Structure(NamedTuple):
+    """Where the decay acts, what multiplies it, what holds it back: what has a program of its own."""
+
+    site: str
+    coupling: str = NATURAL
+    gate: str = "none"
+
+    def __str__(self) -> str:
+        special = [name for name, usual in zip(self[1:], Structure("")[1:], strict=True) if name != usual]
+        return " ".join([self.site, *special])
+
+    def decay(self) -> Decay:
+        """The specification.
+
+        Raises:
+          ValueError: the combination has no meaning.
+        """
+        if self.coupling != NATURAL or self.gate != "none":
+            raise ValueError(f"Decay: no {self.coupling} coupling with the gate {self.gate}")
+        return Decay(self.site)
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Adam on `task` with decay at every one of `sites`.
+    """A core on a task, with decay at every one of `sites` under every coupling and gate that has a meaning there.
 
     Attributes:
-      task: a name in `optlab.lab.tasks.TASKS`, or a `Task` of your own.
-      sites: of `SITES`; see `optlab.Decay`.
+      task: a name in `optlab.lab.tasks.TASKS`, or a `Task`.
+      sites, couplings, gates: see `optlab.Decay`; the coupling `natural` is the site's own.
       learning_rates, weight_decays: the axes of the grid; each >= 0.
       seeds: how many; run `s` draws its data, initial weights and batches from seed `s`, whatever its cell.
-      steps: updates per run; None for the task's own number, which a `Task` of your own must keep.
-      b1, b2, eps: Adam's; see `scale_by_ema`, `scale_by_rms`.
+      steps: updates per run; None for the task's own number.
+      every: steps between measurements, a divisor of the steps; None for the task's own number.
+      core: a name in `optlab.lab.cores.CORES`, or a transform, which `Decay.apply_to` then places the decay in.
+      b1, b2, eps: of a core that is given by name; None for its default.
+      memory: what the runs that are trained at once may take, over all devices of a process together; bytes, or a text
+        such as `2GiB`.
 
     Raises:
-      StudyError: an unknown task or site, an empty axis, or `steps` beside a `Task`.
+      StudyError: a value of the wrong kind, an unknown name, an empty axis, or no structure that has a meaning.
     """
 
     task: str | Task = "digits"
-    sites: tuple[str, ...] = SITES
+    sites: tuple[str, ...] = ("none", "gradient", "first_moment", "second_moment", "direction", "update", "step")
+    couplings: tuple[str, ...] = (NATURAL,)
+    gates: tuple[str, ...] = ("none",)
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     weight_decays: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     seeds: int = 10
     steps: int | None = None
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    every: int | None = None
+    core: str | Transform = "adam"
+    b1: float | None = None
+    b2: float | None = None
+    eps: float | None = None
+    memory: int | str = "2GiB"
 
     def __post_init__(self) -> None:
-        if isinstance(self.task, str):
+        if not isinstance(self.task, Task):
             _require_known("task", [self.task], TASKS)
-        elif self.steps is not None:
-            raise StudyError(f"steps belong to the task {self.task.name}: leave them out, or change the task's")
-        else:
-            self.task.check()
-        for axis in ("sites", "learning_rates", "weight_decays"):
-            if isinstance(getattr(self, axis), str):
-                raise StudyError(f"{axis} must be a tuple, got {getattr(self, axis)!r}")
-            if not getattr(self, axis):
-                raise StudyError(f"a study needs at least one of {axis}")
-            if len(set(getattr(self, axis))) != len(getattr(self, axis)):
-                raise StudyError(f"{axis} holds a value twice: {getattr(self, axis)}")
-        _require_known("site", self.sites, SITES)
+        for axis, known in (("sites", SITES), ("couplings", COUPLINGS), ("gates", GATES)):
+            _require_known(axis.removesuffix("s"), self._axis(axis), known)
         for axis in ("learning_rates", "weight_decays"):
-            for value in getattr(self, axis):
-                if not 0 <= value < float("inf"):
+            for value in self._axis(axis):
+                if not _is_number(value) or not 0 <= value < math.inf:
                     raise StudyError(f"{axis} must be finite and >= 0, got {value}")
-        for number, name in ((self.seeds, "seeds"), (self.steps, "steps")):
-            if number is not None and (not isinstance(number, int) or number < 1):
+            object.__setattr__(self, axis, tuple(map(float, getattr(self, axis))))
+        for name in ("seeds", "steps", "every"):
+            number = getattr(self, name)
+            if (number is None and name == "seeds") or not (number is None or _is_whole(number)):
                 raise StudyError(f"{name} must be a whole number from 1, got {number}")
+        if isinstance(self.task, Task) and self.steps is not None:
+            raise StudyError(f"steps belong to the task {self.task.name}, which is no name here: make it with them")
+        self.memory_bytes()
+        refused = self.refused()
+        if not self.structures():
+            raise StudyError(next(iter(refused.values())))
+
+    def _axis(self, name: str) -> tuple[Any, ...]:
+        """The values of an axis, which become a tuple if they were a list."""
+        values = getattr(self, name)
+        if not isinstance(values, list | tuple):
+            raise StudyError(f"{name} must be a list, got {values!r}")
+        if not values:
+            raise StudyError(f"a study needs at least one of {name}")
+        if any(value in values[:number] for number, value in enumerate(values)):
+            raise StudyError(f"{name} holds a value twice: {values}")
+        object.__setattr__(self, name, tuple(values))
+        return tuple(values)
 
     def make_task(self) -> Task:
-        """The task, with this study's number of steps."""
-        if isinstance(self.task, Task):
-            return self.task
-        return TASKS[self.task]() if self.steps is None else TASKS[self.task](steps=self.steps)
+        """The task, with this study's numbers of steps.
 
-    def core(self) -> Transform:
-        """The quotient that every site starts from."""
-        return scale_by_rms(self.b2, self.eps, numerator=chain(scale_by_ema(self.b1), bias_correct(self.b1)))
+        Raises:
+          StudyError: they do not fit each other or the task.
+        """
+        try:
+            task = self.task
+            if not isinstance(task, Task):
+                task = TASKS[task](**({} if self.steps is None else {"steps": self.steps}))
+            return task if self.every is None else dataclasses.replace(task, every=self.every)
+        except ValueError as error:
+            raise StudyError(str(error)) from None
 
-    def decays(self, site: str) -> tuple[float, ...]:
-        """The decays that `site` has to be run at: without decay, the columns of the grid are one and the same."""
-        return self.weight_decays if site != "none" else self.weight_decays[:1]
+    def make_core(self) -> Transform:
+        """What every structure starts from.
+
+        Raises:
+          StudyError: a hyperparameter that the core does not have or that is out of range, or no such core.
+        """
+        given = {name: value for name in ("b1", "b2", "eps") if (value := getattr(self, name)) is not None}
+        if isinstance(self.core, Transform):
+            if given:
+                raise StudyError(f"{', '.join(given)} belong to a core that is given by name; write them into the core")
+            return self.core
+        _require_known("core", [self.core], CORES)
+        known = hyperparameters(self.core)
+        for name in given:
+            if name not in known:
+                raise StudyError(f"the core {self.core} has no {name}; it takes {', '.join(known) or 'nothing'}")
+        try:
+            return CORES[self.core](**given)
+        except (ValueError, TypeError) as error:
+            raise StudyError(str(error)) from None
+
+    def core_text(self) -> str:
+        """The core and its hyperparameters, as a report says them."""
+        if isinstance(self.core, Transform):
+            return str(self.core)
+        values = {name: getattr(self, name) for name in hyperparameters(self.core)}
+        values = hyperparameters(self.core) | {name: value for name, value in values.items() if value is not None}
+        return f"{self.core}({', '.join(f'{name}={value:g}' for name, value in values.items())})"
+
+    def _combinations(self) -> list[Structure]:
+        """Every site, coupling and gate; `none` once, because there is nothing to couple or to gate."""
+        return [
+            Structure(site, coupling, gate)
+            for site in self.sites
+            for coupling in (self.couplings if site != "none" else (NATURAL,))
+            for gate in (self.gates if site != "none" else ("none",))
+        ]
+
+    def refused(self) -> dict[Structure, str]:
+        """The combinations that are left out, with the reason."""
+        core, reasons = self.make_core(), {}
+        for structure in self._combinations():
+            try:
+                structure.decay().apply_to(core, 0.1, 0.1)
+            except (ValueError, TypeError) as error:
+                reasons[structure] = str(error)
+        return reasons
+
+    def structures(self) -> tuple[Structure, ...]:
+        """The combinations that are trained."""
+        refused = self.refused()
+        return tuple(structure for structure in self._combinations() if structure not in refused)
+
+    def decays(self, structure: Structure) -> tuple[float, ...]:
+        """What `structure` has to be run at: without decay, the columns of the grid are one and the same."""
+        return self.weight_decays if structure.site != "none" else self.weight_decays[:1]
+
+    def cells(self, structure: Structure) -> list[tuple[float, float]]:
+        """The learning rate and the decay of every cell of the grid of `structure`."""
+        return [(rate, decay) for rate in self.learning_rates for decay in self.decays(structure)]
 
     def runs(self) -> int:
         """How many networks are trained."""
-        return sum(len(self.learning_rates) * len(self.decays(site)) * self.seeds for site in self.sites)
+        return self.seeds * sum(len(self.cells(structure)) for structure in self.structures())
+
+    def memory_bytes(self) -> int:
+        """`memory` as a number.
+
+        Raises:
+          StudyError: it is no size.
+        """
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]?i?B)?", str(self.memory).strip())
+        if isinstance(self.memory, bool) or match is None or (match[2] or "B") not in _UNITS:
+            raise StudyError(f"memory must be a size such as 2GiB or 500MB, got {self.memory!r}")
+        return int(float(match[1]) * _UNITS[match[2] or "B"])
+
+    def definition(self, task: Task) -> dict[str, Any]:
+        """All that decides the numbers, and how they are cut into chunks, as JSON has it; of the task it made."""
+        lists = {name: list(getattr(self, name)) for name in ("sites", "couplings", "gates")}
+        grids = {name: list(getattr(self, name)) for name in ("learning_rates", "weight_decays")}
+        own = {"task": task.name, "description": task.description, "steps": task.steps, "every": task.every}
+        return own | lists | grids | {"seeds": self.seeds, "core": self.core_text(), "memory": self.memory_bytes()}
+
+    def __str__(self) -> str:
+        changed = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
+        if isinstance(self.task, Task):
+            changed["task"] = self.task.name
+        return f"Study({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
 
-def _require_known(kind: str, names: Sequence[str], known: Sequence[str] | Mapping[str, Any]) -> None:
-    for name in names:
-        if name not in known:
-            raise StudyError(f"unknown {kind} {name!r}; known are {', '.join(known)}")
+def find(name: str) -> Path:
+    """The TOML file of a study that comes with optlab, or the one that `name` is the path of.
 
-
-class Start(NamedTuple):
-    """What a run begins with; drawn from its seed alone, so that the cells of a grid share it."""
-
-    data: Any
-    params: Any
-    batch_key: jax.Array
-
-
-def start(task: Task, seed: Any) -> Start:
-    """The start of the run with this seed, an int32 scalar."""
-    data_key, init_key, batch_key = jax.random.split(jax.random.key(seed), 3)
-    return Start(task.data(data_key), task.init(init_key), batch_key)
-
-
-def train(task: Task, tx: optax.GradientTransformation, begin: Start) -> Any:
-    """The params after the task's number of steps; the hyperparameters of `tx` may be traced."""
-
-    def step(carry: tuple[Any, Any], number: jax.Array) -> tuple[tuple[Any, Any], None]:
-        params, state = carry
-        grads = jax.grad(task.loss)(params, task.batch(begin.data, begin.batch_key, number))
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    steps = jnp.arange(task.steps, dtype=jnp.int32)
-    (params, _), _ = jax.lax.scan(step, (begin.params, tx.init(begin.params)), steps)
-    return params
-
-
-def measure(task: Task, params: Any, data: Any) -> dict[str, jax.Array]:
-    """The task's metrics, the weight norm, and whether the run that led to `params` diverged."""
-    metrics = dict(task.metrics(params, data))
-    norm = optax.tree.norm(params)
-    sound = jnp.isfinite(norm) & (metrics["train_loss"] <= task.divergence)
-    return metrics | {"weight_norm": norm, "diverged": ~sound}
-
-
-def run(study: Study, progress: Callable[[str, int], None] = lambda site, runs: None) -> xr.Dataset:
-    """Runs the whole grid; every site is one program, mapped over the cells and scanned over the steps.
-
-    Args:
-      progress: called as `progress(site, runs)` after each seed of each site.
-
-    Returns:
-      A dataset over `AXES`, with the task's metrics, `weight_norm` and `diverged` for every run.
+    Raises:
+      StudyError: it is neither.
     """
-    began = time.perf_counter()
-    task = study.make_task()
-    start_run = jax.jit(partial(start, task))
-    starts = [start_run(jnp.int32(seed)) for seed in range(study.seeds)]
-    measure_cells = jax.jit(jax.vmap(partial(measure, task), in_axes=(0, None)))
-    shape = (len(study.learning_rates), len(study.weight_decays))
-
-    def on_grid(values: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(values.reshape(len(study.learning_rates), -1), shape)
-
-    sites = []
-    for site in study.sites:
-        axes = np.meshgrid(study.learning_rates, study.decays(site), indexing="ij")
-        rate, decay = (jnp.float32(axis.ravel()) for axis in axes)
-        train_cells = jax.jit(jax.vmap(_cell(study, task, site), in_axes=(0, 0, None)))
-        seeds = []
-        for begin in starts:
-            metrics = measure_cells(train_cells(rate, decay, begin), begin.data)
-            seeds.append(jax.tree.map(on_grid, jax.device_get(metrics)))
-            progress(site, len(rate))
-        sites.append(jax.tree.map(lambda *values: np.stack(values, axis=-1), *seeds))
-    variables = {name: (AXES, np.stack([site[name] for site in sites])) for name in sites[0]}
-    coordinates = {
-        "site": list(study.sites),
-        "learning_rate": list(study.learning_rates),
-        "weight_decay": list(study.weight_decays),
-        "seed": np.arange(study.seeds),
-    }
-    seconds = {"seconds": round(time.perf_counter() - began, 1)}
-    return xr.Dataset(variables, coordinates, attrs=_provenance(study, task) | seconds)
+    bundled = {path.stem: path for path in sorted(BUNDLED.glob("*.toml"))}
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in bundled:
+        raise StudyError(f"unknown study {name!r}; known are {', '.join(bundled)}; or give the path of a .toml file")
+    return bundled[name]
 
 
-def _cell(study: Study, task: Task, site: str) -> Callable[[jax.Array, jax.Array, Start], Any]:
-    """One run of the grid of `site`: `(learning_rate, weight_decay, start) -> params`."""
+def read(path: Path) -> Study:
+    """The study that a TOML file describes: one key per attribute of `Study`, those that are left out as there.
 
-    def cell(learning_rate: jax.Array, weight_decay: jax.Array, begin: Start) -> Any:
-        return train(task, Decay(site).apply_to(study.core(), learning_rate, weight_decay), begin)
+    Raises:
+      StudyError: the file can't be read, is not TOML, or describes no study.
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise StudyError(f"{path} can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} is not TOML: {error}") from None
+    try:
+        _require_known("key", list(table), [field.name for field in dataclasses.fields(Study)])
+        return Study(**table)
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from None
 
-    return cell
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _provenance(study: Study, task: Task) -> dict[str, Any]:
-    device = jax.devices()[0]
-    packages = ("optlab", "jax", "jaxlib", "optax", "flax", "scikit-learn")
-    return {
-        "command": f"optlab.lab.study.run({study})",
-        "runs": study.runs(),
-        "task": task.name,
-        "description": task.description,
-        "steps": task.steps,
-        "b1": study.b1,
-        "b2": study.b2,
-        "eps": study.eps,
-        "device": f"{jax.device_count()} x {device.device_kind}, {platform.machine()} with {os.cpu_count()} cores",
-        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
-        "python": platform.python_version(),
-    }
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _require_known(kind: str, names: Sequence[Any], known: Sequence[str] | Mapping[str, Any]) -> None:
+    for name in names:
+        if not isinstance(name, str) or name not in known:
+            raise StudyError(f"unknown {kind} {name!r}; known are {', '.join(known)}")
