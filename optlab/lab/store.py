@@ -124,7 +124,7 @@ class Store:
         """
         path = self._path(number)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 arrays = dict(file)
             found = str(arrays.pop("key"))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
