@@ -111,12 +111,17 @@ def measure() -> dict[str, Any]:
             ),
             f"update outside jit, {LEAVES} leaves": _interleaved({name: _eager_update(name, small) for name in MAKERS}),
         },
-        "setting": {
-            "device": f"{jax.devices()[0].device_kind} ({jax.devices()[0].platform}), {platform.machine()}",
-            "versions": ", ".join(f"{name} {version(name)}" for name in ("optlab", "jax", "jaxlib", "optax")),
-            "commit": _commit(),
-            "repeats": REPEATS,
-        },
+        "setting": setting(REPEATS),
+    }
+
+
+def setting(repeats: int) -> dict[str, Any]:
+    """Where and how often it was measured."""
+    return {
+        "device": f"{jax.devices()[0].device_kind} ({jax.devices()[0].platform}), {platform.machine()}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("optlab", "jax", "jaxlib", "optax")),
+        "commit": _commit(),
+        "repeats": repeats,
     }
 
 

@@ -90,7 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--overwrite", action="store_true", help="replace the maps and the page that are there")
     report.set_defaults(run=_report)
 
-    bench = commands.add_parser("bench", help="counts and times of AdamW from atoms against optax.adamw")
+    bench = commands.add_parser("bench", help="counts and times, against optax and the loops that people write")
+    bench.add_argument(
+        "what",
+        nargs="?",
+        choices=("atoms", "study"),
+        default="atoms",
+        help="atoms: AdamW from atoms against optax.adamw (default); study: the engine against loops over a grid",
+    )
     bench.add_argument("--json", type=Path, help="write the figures to this file too")
     bench.set_defaults(run=_bench)
     return parser
@@ -199,9 +206,6 @@ def _needs_lab(command: str) -> None:
 
 def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
     _needs_lab("study")
-    _start_devices(options)
-    import jax
-
     from optlab.lab import display, engine, report
     from optlab.lab.study import StudyError, find, read
 
@@ -211,23 +215,23 @@ def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
         path = find(options.study)
         study = dataclasses.replace(read(path), **asked)
         folder = options.output or Path("results") / path.stem
-        if jax.process_index() > 0:
+        if not options.process:
+            report.begin(folder, options.overwrite)
+        _start_devices(options)
+        if options.process:
             _in_thread(lambda: engine.run(study, folder))
             return
-        report.begin(study, folder, options.overwrite)
         left_out = {str(structure): reason for structure, reason in study.refused().items()}
-        finished = engine.finished_runs(study, folder)
         if options.json:
-            display.print_json("start", folder=str(folder), runs=study.runs(), finished=finished, left_out=left_out)
-            show = contextlib.nullcontext(display.json_lines())
+            display.print_json("start", folder=str(folder), runs=study.runs(), left_out=left_out)
+            showing = contextlib.nullcontext(display.json_lines())
         else:
             for structure, reason in left_out.items():
                 display.say(f"left out: {structure} ({reason})")
-            if finished:
-                display.say(f"continues in {folder}, where {finished} of {study.runs()} runs are finished")
-            show = display.bar()
-        with show as progress:
-            data = _in_thread(lambda: engine.run(study, folder, progress))
+            showing = display.bar()
+        with showing as show:
+            data = _in_thread(lambda: engine.run(study, folder, display.announcing(show, folder)))
+        assert data is not None
         data.attrs["command"] = shlex.join(["optlab", *argv])
         names = report.write(data, folder)
         engine.forget(folder)
@@ -240,13 +244,20 @@ def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
         print(f"\nwrote {', '.join(names)} to {folder}")
 
 
-def _start_devices(options: argparse.Namespace) -> None:
-    """One device per core where the processor computes: XLA's own threads keep fewer of them busy."""
+def _one_device_per_core() -> None:
+    """Has processors show one device per core: XLA's own threads keep fewer of them busy."""
     import jax
 
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # a backend is there already, with its devices
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def _start_devices(options: argparse.Namespace) -> None:
+    """The devices of this process, and the other processes if there are any."""
+    import jax
+
+    _one_device_per_core()
     place = {
         "coordinator_address": options.coordinator,
         "num_processes": options.processes,
@@ -317,13 +328,18 @@ def _report(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from optlab.bench import measure, table
-
     if options.json:
         try:
             options.json.open("a").close()
         except OSError as error:
             raise UsageError(f"{options.json} can't be written: {error.strerror}") from None
+    if options.what == "study":
+        _needs_lab("bench study")
+        _one_device_per_core()
+        from optlab.lab.bench import compare as measure
+        from optlab.lab.bench import table
+    else:
+        from optlab.bench import measure, table
     figures = measure()
     print(table(figures))
     if options.json:

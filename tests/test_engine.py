@@ -22,7 +22,7 @@ import tiny
 import xarray as xr
 
 from optlab.lab import engine, results
-from optlab.lab.engine import NEVER, Chunk, Shape, run
+from optlab.lab.engine import NEVER, Shape, run
 from optlab.lab.study import Structure, Study, StudyError
 from optlab.lab.tasks import TASKS, Task
 
@@ -301,8 +301,8 @@ def test_a_study_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path, use: Ca
     seen = []
     resumed = run(tiny.STUDY, tmp_path, seen.append)
     assert kept.items() <= chunk_files(tmp_path).items()
-    assert seen[0].resumed == seen[0].done == engine.finished_runs(tiny.STUDY, tmp_path) - 27 + seen[0].resumed
-    assert 0 < seen[0].resumed < seen[-1].total == 27
+    assert seen[0].resumed == seen[0].done == 5 * 3
+    assert (seen[-1].resumed, seen[-1].done + seen[-1].underway, seen[-1].total) == (15, 27, 27)
     xr.testing.assert_identical(numbers(resumed), numbers(run(tiny.STUDY)))
     engine.forget(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -413,6 +413,7 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{free.getsockname()[1]}"
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    out = tmp_path / "out"
     command = [
         sys.executable,
         "-m",
@@ -434,8 +435,8 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     assert outputs[1][0] == ""
     events = [json.loads(line) for line in outputs[0][0].splitlines()]
     assert [events[0]["event"], events[-1]["event"]] == ["start", "done"]
-    assert not (tmp_path / "out" / "unfinished").exists()
-    together = results.load(tmp_path / "out" / "results.nc")
+    assert not (out / "unfinished").exists()
+    together = results.load(out / "results.nc")
     study = Study(sites=("none", "update"), learning_rates=(1e-3,), weight_decays=(0.1, 1.0), seeds=2, steps=4, every=4)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         alone = run(study)
@@ -443,25 +444,24 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
 
 
 def test_chunks_of_processes_are_disjoint_and_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, use: Any) -> None:
+    def waiting(seconds: float) -> None:
+        raise TimeoutError
+
     use(1, 2)
-    run(SMALL, tmp_path / "both")
-    monkeypatch.setattr(engine, "_synchronize", lambda what: None)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
     saved: dict[int, list[int]] = {0: [], 1: []}
-    finished = engine.Store(tmp_path / "both")
-
-    def save(self: Any, number: int, chunk: Chunk, arrays: Any) -> None:
-        saved[jax.process_index()].append(number)
-
-    monkeypatch.setattr(engine._Kept, "save", save)
-    monkeypatch.setattr(engine._Kept, "load", lambda self, number, chunk: finished.load(number, str(chunk)))
-    for index in (0, 1):
-        holds = {"first": True}
+    for index in (1, 0):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        monkeypatch.setattr(engine._Kept, "holds", lambda self, number, holds=holds: not holds["first"])
-        run(SMALL, tmp_path / "both", lambda progress, holds=holds: holds.update(first=False))
-    assert sorted(saved[0] + saved[1]) == [0, 1, 2, 3]
-    assert len(saved[0]) == len(saved[1]) == 2
+        if index:
+            monkeypatch.setattr(engine.time, "sleep", waiting)
+            with pytest.raises(TimeoutError):
+                run(SMALL, tmp_path)
+        else:
+            data = run(SMALL, tmp_path)
+        saved[index] = sorted(set(map(int, (name[:5] for name in chunk_files(tmp_path)))))
+    assert saved == {1: [2, 3], 0: [0, 1, 2, 3]}
+    assert data is not None
+    assert differences(data, SMALL) == []
 
 
 def test_progress_adds_up(use: Callable[..., None]) -> None:

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -33,8 +34,8 @@ def _finite(value: Any) -> Any:
 
 
 def json_lines() -> Show:
-    """Prints the progress, once a second at most, with the seconds that are left, null while nobody can know."""
-    began = printed = time.monotonic()
+    """Prints the progress, then once a second at most, with the seconds left, null while nobody can know."""
+    began, printed = time.monotonic(), -math.inf
 
     def show(progress: Progress) -> None:
         nonlocal printed
@@ -74,6 +75,17 @@ def bar() -> Iterator[Show]:
             )
 
         yield show
+
+
+def announcing(show: Show, folder: Path) -> Show:
+    """`show`, after a line that says how much an earlier start has finished, if there was one."""
+
+    def announce(progress: Progress) -> None:
+        if progress.resumed and not progress.doing:
+            say(f"continues in {folder}, where {progress.resumed} of {progress.total} runs are finished")
+        show(progress)
+
+    return announce
 
 
 def say(text: str) -> None:

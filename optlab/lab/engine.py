@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optlab.lab import results
@@ -315,11 +314,11 @@ class Progress(NamedTuple):
 
 def run(
     study: Study, folder: Path | None = None, progress: Callable[[Progress], None] = lambda progress: None
-) -> xr.Dataset:
+) -> xr.Dataset | None:
     """Trains the whole grid; every structure is one program, mapped over cells and seeds, scanned over the steps.
 
-    The runs are cut into chunks that `study.memory` holds, sharded over all devices of the process, and shared between
-    the processes of `jax.distributed`, if there are several, which then need a folder that all of them see.
+    The runs are cut into chunks that `study.memory` holds, each of them sharded over all devices of the process. The
+    processes of `jax.distributed`, if there are several, share the chunks and meet in a folder that all of them see.
 
     Args:
       folder: keeps each chunk as it finishes, so that the same call continues where this one was ended. `results.save`
@@ -327,7 +326,7 @@ def run(
       progress: called after each measurement.
 
     Returns:
-      The dataset that `results.assemble` describes.
+      The dataset that `results.assemble` describes; None in a process other than the first.
 
     Raises:
       StudyError: the task is no task, one run takes more than the memory, the folder holds another study, or it can't
@@ -344,57 +343,34 @@ def run(
     programs = Programs(study, task)
     about = _about(study, task)
     kept = _Kept(about, folder)
-    limit = kept.limit(lambda: _runs_at_once(study, task, programs))
-    cut = chunks(study, limit)
-    finished = {number for number in range(len(cut)) if kept.holds(number)}
-    resumed = sum(cut[number].runs() for number in finished)
-    _synchronize("finished chunks are counted")
-    missing = [number for number in range(len(cut)) if number not in finished]
-    count, index = jax.process_count(), jax.process_index()
-    mine = missing[len(missing) * index // count : len(missing) * (index + 1) // count]
-    done, diverged = resumed, sum(_diverged(kept.load(number, cut[number])) for number in finished)
+    cut = chunks(study, kept.limit(lambda: _runs_at_once(study, task, programs)))
+    finished = [number for number in range(len(cut)) if kept.holds(number)]
+    done = resumed = sum(cut[number].runs() for number in finished)
+    diverged = sum(_diverged(kept.load(number, cut[number])) for number in finished)
     progress(Progress("", done, 0.0, study.runs(), resumed, diverged))
-    for number in mine:
+    count, index = jax.process_count(), jax.process_index()
+    mine = range(len(cut) * index // count, len(cut) * (index + 1) // count)
+    for number in sorted(set(mine) - set(finished)):
         chunk = cut[number]
         measurements, measured = [], {}
         for measured in programs.run(chunk):
             measurements.append(measured)
             underway = chunk.runs() * len(measurements) * task.every / task.steps
-            now = Progress(str(chunk.structure), done, underway, study.runs(), resumed, diverged + _diverged(measured))
-            progress(now)
+            failed = diverged + _diverged(measured)
+            progress(Progress(str(chunk.structure), done, underway, study.runs(), resumed, failed))
         curves = {name: np.stack([each[name] for each in measurements], axis=-1) for name in measured}
         kept.save(number, chunk, curves | {"diverged_at": measured["diverged_at"]})
         done, diverged = done + chunk.runs(), diverged + _diverged(measured)
-    while not all(kept.holds(number) for number in missing):
+    while kept.begun() and not all(kept.holds(number) for number in range(len(cut))):
         time.sleep(_POLL_SECONDS)
+    if index > 0:
+        return None
     parts = [
         results.Part(chunk.structure, chunk.seeds, chunk.cells, kept.load(number, chunk))
         for number, chunk in enumerate(cut)
     ]
-    _synchronize("all chunks are read")
     seconds = {"seconds": round(time.perf_counter() - began, 1)}
     return results.assemble(study, task, parts, _provenance(study, task, about) | seconds)
-
-
-def is_unfinished(study: Study, folder: Path) -> bool:
-    """Whether `folder` holds finished chunks of `study`, and `run` would go on from there.
-
-    Raises:
-      StudyError: it holds those of another definition.
-    """
-    store = Store(folder)
-    store.require_same(_about(study, study.make_task()))
-    return store.header() is not None
-
-
-def finished_runs(study: Study, folder: Path) -> int:
-    """How many runs of `study` the folder holds."""
-    store = Store(folder)
-    header = store.header()
-    if header is None:
-        return 0
-    cut = chunks(study, header["plan"]["limit"])
-    return sum(chunk.runs() for number, chunk in enumerate(cut) if store.holds(number))
 
 
 def forget(folder: Path) -> None:
@@ -414,15 +390,17 @@ class _Kept:
         """The most runs of a chunk: as it was when the study was begun, or as `find` finds it."""
         if self._store is None:
             return find()
-        if jax.process_index() == 0:
-            self._store.require_same(self._about)
-            if self._store.header() is None:
-                self._store.begin(self._about, {"limit": find()})
-        _synchronize("the plan is written")
-        header = self._store.header()
-        assert header is not None
         self._store.require_same(self._about)
-        return header["plan"]["limit"]
+        header = self._store.header()
+        if header is not None:
+            return header["limit"]
+        limit = find()
+        self._store.begin(self._about, limit)  # several processes find and write the same
+        return limit
+
+    def begun(self) -> bool:
+        """Whether the plan is still there; the first process deletes it when it has read all chunks."""
+        return self._store is None or self._store.header() is not None
 
     def holds(self, number: int) -> bool:
         return number in self._arrays if self._store is None else self._store.holds(number)
@@ -435,11 +413,6 @@ class _Kept:
 
     def load(self, number: int, chunk: Chunk) -> dict[str, np.ndarray]:
         return self._arrays[number] if self._store is None else self._store.load(number, str(chunk))
-
-
-def _synchronize(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
 
 
 def _diverged(arrays: Mapping[str, np.ndarray]) -> int:

@@ -9,9 +9,9 @@ import jinja2
 import matplotlib.pyplot as plt
 import xarray as xr
 
-from optlab.lab import engine, figures, results
-from optlab.lab.store import replace
-from optlab.lab.study import Study, StudyError
+from optlab.lab import figures, results
+from optlab.lab.store import Store, replace
+from optlab.lab.study import StudyError
 
 FORMULAS = {
     "none": "w - lr*m/P",
@@ -34,16 +34,16 @@ def file_names() -> list[str]:
     return [results.FILE, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")), PAGE]
 
 
-def begin(study: Study, folder: Path, overwrite: bool) -> None:
-    """Makes sure, before anything is computed, that `folder` can take `study`, or go on with it.
+def begin(folder: Path, overwrite: bool) -> None:
+    """Makes sure, before anything is computed, that `folder` can take a study, or go on with the one that is there.
 
     Raises:
-      StudyError: finished results are there, or those of another study, and `overwrite` is False; or the folder can't
-        be written.
+      StudyError: finished results are there and `overwrite` is False, or the folder can't be written.
     """
+    store = Store(folder)
     if overwrite:
-        engine.forget(folder)
-    prepare(folder, overwrite or engine.is_unfinished(study, folder))
+        store.remove()
+    prepare(folder, overwrite or store.header() is not None)
 
 
 def prepare(folder: Path, overwrite: bool, names: Sequence[str] = ()) -> None:

@@ -89,13 +89,13 @@ class Store:
                 "give --overwrite, or another --output"
             )
 
-    def begin(self, about: Mapping[str, Any], plan: Any) -> None:
-        """Writes down what the chunks to come belong to, and how the study is cut into them."""
+    def begin(self, about: Mapping[str, Any], limit: int) -> None:
+        """Writes down what the chunks to come belong to, and the most runs that one of them has."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(f"{self._folder} can't be written: {error.strerror}") from None
-        replace(self._folder / _HEADER, json.dumps({"about": about, "plan": plan}, indent=1).encode())
+        replace(self._folder / _HEADER, json.dumps({"about": about, "limit": limit}, indent=1).encode())
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:05d}.npz"

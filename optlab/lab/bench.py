@@ -1,0 +1,126 @@
+"""What the engine gains: 100 configurations of the digits task, against the two loops that people write."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optlab.bench import setting
+from optlab.lab.engine import measure, run, start
+from optlab.lab.study import Study
+
+RATES = tuple(float(rate) for rate in np.geomspace(1e-4, 1e-1, 10))
+DECAYS = tuple(float(decay) for decay in np.geomspace(1e-3, 1e0, 10))
+B1, B2, EPS = 0.9, 0.999, 1e-8
+COMPILED_EACH = 5  # of the loop that compiles every time, as many configurations are run and the rest taken as like
+REPEATS = 3
+
+Loop = Callable[[list[tuple[float, float]]], list[float]]
+
+
+def study(steps: int | None) -> Study:
+    """The grid: AdamW at ten rates and ten decays, one seed."""
+    return Study(
+        sites=("update",), learning_rates=RATES, weight_decays=DECAYS, seeds=1, steps=steps, every=steps, b1=B1, b2=B2
+    )
+
+
+def one_step_each(steps: int) -> Loop:
+    """Builds one `optax.adamw` and one jitted step for every configuration."""
+    task = study(steps).make_task()
+
+    def loop(cells: list[tuple[float, float]]) -> list[float]:
+        begin = jax.jit(lambda seed: start(task, seed))(jnp.int32(0))
+        losses = []
+        for rate, decay in cells:
+            tx = optax.adamw(rate, B1, B2, EPS, weight_decay=decay)
+
+            @jax.jit
+            def step(params: Any, state: Any, number: Any, tx: Any = tx) -> tuple[Any, Any]:
+                grads = jax.grad(task.loss)(params, task.batch(begin.data, begin.batch_key, number))
+                updates, state = tx.update(grads, state, params)
+                return optax.apply_updates(params, updates), state
+
+            params, state = begin.params, tx.init(begin.params)
+            for number in range(task.steps):
+                params, state = step(params, state, jnp.int32(number))
+            losses.append(float(jax.jit(lambda params: measure(task, params, begin.data))(params)["train_loss"]))
+        return losses
+
+    return loop
+
+
+def one_scan_for_all(steps: int) -> Loop:
+    """One jitted scan over the steps, its rate and decay arguments, reused for every configuration."""
+    task = study(steps).make_task()
+
+    def loop(cells: list[tuple[float, float]]) -> list[float]:
+        begin = jax.jit(lambda seed: start(task, seed))(jnp.int32(0))
+
+        @jax.jit
+        def train(rate: jax.Array, decay: jax.Array, begin: Any) -> Any:
+            tx = optax.adamw(rate, B1, B2, EPS, weight_decay=decay)
+
+            def step(carry: Any, number: jax.Array) -> tuple[Any, None]:
+                params, state = carry
+                grads = jax.grad(task.loss)(params, task.batch(begin.data, begin.batch_key, number))
+                updates, state = tx.update(grads, state, params)
+                return (optax.apply_updates(params, updates), state), None
+
+            steps = jnp.arange(task.steps, dtype=jnp.int32)
+            (params, _), _ = jax.lax.scan(step, (begin.params, tx.init(begin.params)), steps)
+            return measure(task, params, begin.data)["train_loss"]
+
+        return [float(train(jnp.float32(rate), jnp.float32(decay), begin)) for rate, decay in cells]
+
+    return loop
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """Of one call that has to compile everything."""
+    jax.clear_caches()
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def compare(steps: int = 1000, repeats: int = REPEATS) -> dict[str, Any]:
+    """Seconds for 100 configurations, compilation included, of the engine and both loops, taken in turns."""
+    grid = study(steps)
+    cells = grid.cells(grid.structures()[0])
+    compiled_each = cells[:: len(cells) // COMPILED_EACH]
+    each, scan = one_step_each(steps), one_scan_for_all(steps)
+    taken: dict[str, list[float]] = {"engine": [], "one step each": [], "one scan for all": []}
+    for _ in range(repeats):
+        taken["engine"].append(_seconds(lambda: run(grid)))
+        taken["one scan for all"].append(_seconds(lambda: scan(cells)))
+        part = _seconds(lambda: each(compiled_each))
+        taken["one step each"].append(part * len(cells) / len(compiled_each))
+    return {
+        "configurations": len(cells),
+        "steps": steps,
+        "seconds": {name: statistics.median(seconds) for name, seconds in taken.items()},
+        "setting": setting(repeats) | {"devices": jax.local_device_count()},
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as text."""
+    seconds, number = figures["seconds"], figures["configurations"]
+    said = {
+        "engine": "the engine",
+        "one scan for all": "one jitted scan, reused for all",
+        "one step each": f"one optax.adamw and jitted step each ({COMPILED_EACH} run, times {number // COMPILED_EACH})",
+    }
+    lines = [
+        f"{number} configurations of digits, {figures['steps']} steps, compilation included",
+        f"{'':66}{'seconds':>10}{'ratio':>8}",
+    ]
+    for name, text in said.items():
+        lines.append(f"{text:66}{seconds[name]:10.2f}{seconds[name] / seconds['engine']:8.1f}")
+    return "\n".join([*lines, "", *(f"{name}: {value}" for name, value in figures["setting"].items())])
