@@ -11,8 +11,9 @@ import numpy as np
 import optax
 
 from optlab.bench import setting
-from optlab.lab.engine import measure, run, start
+from optlab.lab.engine import Start, measure, run, start
 from optlab.lab.study import Study
+from optlab.lab.tasks import Task
 
 RATES = tuple(float(rate) for rate in np.geomspace(1e-4, 1e-1, 10))
 DECAYS = tuple(float(decay) for decay in np.geomspace(1e-3, 1e0, 10))
@@ -20,7 +21,7 @@ B1, B2, EPS = 0.9, 0.999, 1e-8
 COMPILED_EACH = 5  # of the loop that compiles every time, as many configurations are run and the rest taken as like
 REPEATS = 3
 
-Loop = Callable[[list[tuple[float, float]]], list[float]]
+Loop = Callable[[Start, list[tuple[float, float]]], list[float]]
 
 
 def study(steps: int | None) -> Study:
@@ -30,12 +31,10 @@ def study(steps: int | None) -> Study:
     )
 
 
-def one_step_each(steps: int) -> Loop:
+def one_step_each(task: Task) -> Loop:
     """Builds one `optax.adamw` and one jitted step for every configuration."""
-    task = study(steps).make_task()
 
-    def loop(cells: list[tuple[float, float]]) -> list[float]:
-        begin = jax.jit(lambda seed: start(task, seed))(jnp.int32(0))
+    def loop(begin: Start, cells: list[tuple[float, float]]) -> list[float]:
         losses = []
         for rate, decay in cells:
             tx = optax.adamw(rate, B1, B2, EPS, weight_decay=decay)
@@ -55,13 +54,10 @@ def one_step_each(steps: int) -> Loop:
     return loop
 
 
-def one_scan_for_all(steps: int) -> Loop:
+def one_scan_for_all(task: Task) -> Loop:
     """One jitted scan over the steps, its rate and decay arguments, reused for every configuration."""
-    task = study(steps).make_task()
 
-    def loop(cells: list[tuple[float, float]]) -> list[float]:
-        begin = jax.jit(lambda seed: start(task, seed))(jnp.int32(0))
-
+    def loop(begin: Start, cells: list[tuple[float, float]]) -> list[float]:
         @jax.jit
         def train(rate: jax.Array, decay: jax.Array, begin: Any) -> Any:
             tx = optax.adamw(rate, B1, B2, EPS, weight_decay=decay)
@@ -81,26 +77,27 @@ def one_scan_for_all(steps: int) -> Loop:
     return loop
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    """Of one call that has to compile everything."""
+def _seconds(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Of one call that has to compile everything, and what it gives."""
     jax.clear_caches()
     began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+    given = jax.block_until_ready(call())
+    return time.perf_counter() - began, given
 
 
 def compare(steps: int = 1000, repeats: int = REPEATS) -> dict[str, Any]:
     """Seconds for 100 configurations, compilation included, of the engine and both loops, taken in turns."""
-    grid = study(steps)
+    grid, task = study(steps), study(steps).make_task()
     cells = grid.cells(grid.structures()[0])
     compiled_each = cells[:: len(cells) // COMPILED_EACH]
-    each, scan = one_step_each(steps), one_scan_for_all(steps)
+    each, scan = one_step_each(task), one_scan_for_all(task)
     taken: dict[str, list[float]] = {"engine": [], "one step each": [], "one scan for all": []}
     for _ in range(repeats):
-        taken["engine"].append(_seconds(lambda: run(grid)))
-        taken["one scan for all"].append(_seconds(lambda: scan(cells)))
-        part = _seconds(lambda: each(compiled_each))
-        taken["one step each"].append(part * len(cells) / len(compiled_each))
+        taken["engine"].append(_seconds(lambda: run(grid).train_loss.values)[0])
+        drawing, begin = _seconds(lambda: jax.jit(lambda seed: start(task, seed))(jnp.int32(0)))
+        taken["one scan for all"].append(drawing + _seconds(lambda: scan(begin, cells))[0])
+        part = _seconds(lambda: each(begin, compiled_each))[0]
+        taken["one step each"].append(drawing + part * len(cells) / len(compiled_each))
     return {
         "configurations": len(cells),
         "steps": steps,

@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from optlab.lab.study import Structure, Study, StudyError
 from optlab.lab.tasks import Task
 
 CPU_RUNS = 64  # per device at once; on CPUs more is slower per run, because weights and state leave the caches
+RUN_ONCE = {"xla_backend_optimization_level": 1}  # of programs that take longer to compile than to run
 NEVER = -1
 _POLL_SECONDS = 0.2
 
@@ -141,11 +143,15 @@ def _padded(shape: Shape, grid: Shape) -> Shape:
 
 
 class Programs:
-    """The compiled programs of a study, on the devices of this process; each is made once, when it is asked for."""
+    """The compiled programs of a study, on the devices of this process; each is made once, when it is asked for.
+
+    They are traced one after the other and compiled side by side, which takes most of the time of a small study.
+    """
 
     def __init__(self, study: Study, task: Task) -> None:
         self._study, self._task = study, task
         self._devices = jax.local_devices()
+        self._compilers = ThreadPoolExecutor()
         self.make_starts = functools.cache(self._make_starts)
         self.make_measure = functools.cache(self._make_measure)
         self.make_training = functools.cache(self._make_training)
@@ -175,14 +181,15 @@ class Programs:
             donate_argnums=() if donate is None else (donate,),
         )
 
-    def _make_starts(self, seeds: int) -> Any:
-        return jax.jit(jax.vmap(partial(start, self._task))).lower(_abstract(jnp.int32, seeds)).compile()
+    def _make_starts(self, seeds: int) -> tuple[Start, Future[Any]]:
+        """The shapes of what so many seeds begin with, and the program."""
+        lowered = jax.jit(jax.vmap(partial(start, self._task))).lower(_abstract(jnp.int32, seeds))
+        compiled = partial(lowered.compile, compiler_options=RUN_ONCE)
+        return _shapes(lowered.out_info), self._compilers.submit(compiled)
 
-    def _begin(self, seeds: int) -> Start:
-        """The shapes of what so many seeds begin with, wherever it will be."""
-        return jax.tree.map(lambda leaf: _abstract(leaf.dtype, *leaf.shape), self.make_starts(seeds).out_info)
+    def _make_training(self, structure: Structure, shape: Shape) -> tuple[Future[Any], Future[Any]]:
+        """The programs that launch the runs and that advance them."""
 
-    def _make_training(self, structure: Structure, shape: Shape) -> tuple[Any, Any]:
         def treated(rate: Any, decay: Any) -> Treatment:
             return treatment(self._study, self._task, structure, rate, decay)
 
@@ -193,27 +200,30 @@ class Programs:
             return advance(self._task, treated(rate, decay), begin, carry, first)
 
         seeds, cells = self.padded(shape)
-        cell, begin = _abstract(jnp.float32, cells), self._begin(seeds)
+        cell, (begin, _) = _abstract(jnp.float32, cells), self.make_starts(seeds)
         launched = self._mapped(shape, launch, CELLS, CELLS, SEEDS).lower(cell, cell, begin)
         training = self._mapped(shape, train, CELLS, CELLS, SEEDS, RUNS, SHARED, donate=3)
-        return launched.compile(), training.lower(cell, cell, begin, launched.out_info, _abstract(jnp.int32)).compile()
+        trained = training.lower(cell, cell, begin, _shapes(launched.out_info), _abstract(jnp.int32))
+        return self._compilers.submit(launched.compile), self._compilers.submit(trained.compile)
 
-    def _make_measure(self, shape: Shape) -> Any:
+    def _make_measure(self, shape: Shape) -> Future[Any]:
         seeds, cells = self.padded(shape)
-        begin = self._begin(seeds)
+        begin, _ = self.make_starts(seeds)
         params = jax.tree.map(lambda leaf: _abstract(leaf.dtype, seeds, cells, *leaf.shape[1:]), begin.params)
         measured = self._mapped(shape, partial(_measured, self._task), SEEDS, RUNS, RUNS, SHARED)
-        return measured.lower(begin, params, _abstract(jnp.int32, seeds, cells), _abstract(jnp.int32)).compile()
+        lowered = measured.lower(begin, params, _abstract(jnp.int32, seeds, cells), _abstract(jnp.int32))
+        return self._compilers.submit(lowered.compile)
 
     def bytes(self, structure: Structure, shape: Shape) -> int:
         """What they take at once over all devices: arguments, results and temporaries, as XLA counts them."""
 
-        def counted(compiled: Any) -> int:
-            memory = compiled.memory_analysis()
+        def counted(compiled: Future[Any]) -> int:
+            memory = compiled.result().memory_analysis()
             held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
             return (held + memory.temp_size_in_bytes) * len(self._devices)
 
-        return max(counted(self.make_training(structure, shape)[1]), counted(self.make_measure(shape)))
+        _, train = self.make_training(structure, shape)
+        return max(map(counted, (self.make_measure(shape), train)))
 
     def run(self, chunk: "Chunk") -> Iterator[dict[str, np.ndarray]]:
         """Trains, and gives the measurements over (seeds, cells) after each `task.every` updates.
@@ -221,25 +231,32 @@ class Programs:
         Once no run is left that has not diverged nothing changes any more, and nothing is computed.
         """
         shape, padded = chunk.shape, self.padded(chunk.shape)
-        launch, train = self.make_training(chunk.structure, shape)
+        _, draw = self.make_starts(padded.seeds)
+        launch, train = (program.result() for program in self.make_training(chunk.structure, shape))
+        measure = self.make_measure(shape).result()
         cells, seeds = self._study.cells(chunk.structure)[slice(*chunk.cells)], range(*chunk.seeds)
         rate, decay = (
             jax.device_put(_padded_to(np.array(values, np.float32), padded.cells), self.sharded(shape, CELLS))
             for values in zip(*cells, strict=True)
         )
-        starts = self.make_starts(padded.seeds)(_padded_to(np.array(seeds, np.int32), padded.seeds))
-        begin = jax.device_put(starts, self.sharded(shape, SEEDS))
+        begin = draw.result()(_padded_to(np.array(seeds, np.int32), padded.seeds))
+        begin = jax.device_put(begin, self.sharded(shape, SEEDS))
         carry = launch(rate, decay, begin)
         measured: dict[str, np.ndarray] = {}
         for first in range(0, self._task.steps, self._task.every):
             if not measured or (measured["diverged_at"] == NEVER).any():
                 carry = train(rate, decay, begin, carry, np.int32(first))
                 updates = np.int32(first + self._task.every)
-                metrics = self.make_measure(shape)(begin, carry.params, carry.diverged_at, updates)
+                metrics = measure(begin, carry.params, carry.diverged_at, updates)
                 carry = carry._replace(diverged_at=metrics["diverged_at"])
                 fetched = jax.device_get(metrics)
                 measured = {name: values[: len(seeds), : len(cells)] for name, values in fetched.items()}
             yield measured
+
+
+def _shapes(tree: Any) -> Any:
+    """The shapes alone, wherever the arrays will be."""
+    return jax.tree.map(lambda leaf: _abstract(leaf.dtype, *leaf.shape), tree)
 
 
 def _abstract(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
