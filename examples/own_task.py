@@ -13,8 +13,7 @@ import numpy as np
 from flax import nnx
 from sklearn.datasets import load_diabetes
 
-from optlab.lab import Split, supervised
-from optlab.lab.study import Study, run
+from optlab.lab import Split, Study, run, supervised
 
 
 class Network(nnx.Module):
@@ -45,7 +44,7 @@ def main():
     )
     sites = ("none", "gradient", "update")
     study = Study(task=task, sites=sites, learning_rates=(1e-3, 1e-2), weight_decays=(0.01, 0.1, 1.0), seeds=5)
-    means = run(study).mean("seed")
+    means = run(study).squeeze().mean("seed")
     for site in sites:
         of_site = means.sel(site=site)
         best = of_site.isel(of_site.validation_loss.argmin(...))

@@ -23,7 +23,7 @@ import xarray as xr
 
 from optlab.lab import engine, results
 from optlab.lab.engine import NEVER, Shape, run
-from optlab.lab.study import Structure, Study, StudyError
+from optlab.lab.study import Structure, Study, StudyError, read
 from optlab.lab.tasks import TASKS, Task
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -134,12 +134,12 @@ def _forgetful(task: Any, treated: Any, begin: Any, carry: Any, first: Any, real
     return real(task, treated, begin, carry._replace(state=treated.tx.init(carry.params)), first)
 
 
-def _swapped(study: Any, task: Any, structure: Any, rate: Any, decay: Any, real: Any = engine.treatment) -> Any:
-    return real(study, task, structure, decay, rate)
+def _swapped(study: Any, task: Any, at: Any, rate: Any, decay: Any, begin: Any, real: Any = engine.treatment) -> Any:
+    return real(study, task, at, decay, rate, begin)
 
 
-def _other_site(study: Any, task: Any, structure: Any, rate: Any, decay: Any, real: Any = engine.treatment) -> Any:
-    return real(study, task, Structure("gradient"), rate, decay)
+def _other_site(study: Any, task: Any, _: Any, *more: Any, real: Any = engine.treatment) -> Any:
+    return real(study, task, Structure("gradient"), *more)
 
 
 def _decay_first(study: Study, _: Structure) -> list[tuple[float, float]]:
@@ -209,23 +209,55 @@ def test_the_site_none_has_one_run_for_all_decays_and_summaries_come_from_the_cu
     assert whole.trained.all()
 
 
-def test_a_combination_without_meaning_is_left_out(monkeypatch: pytest.MonkeyPatch, use: Callable[..., None]) -> None:
-    def decay(self: Structure, real: Any = Structure.decay) -> Any:
-        if self.gate == "cautious":
-            raise ValueError("no gate there")
-        return real(self)
-
-    monkeypatch.setattr(Structure, "decay", decay)
+def test_a_combination_without_meaning_is_left_out(use: Callable[..., None]) -> None:
     use(1)
-    study = dataclasses.replace(tiny.STUDY, gates=("cautious", "none"))
-    assert study.refused() == {Structure("update", gate="cautious"): "no gate there"}
+    study = dataclasses.replace(SMALL, sites=("none", "gradient", "update"), gates=("cautious", "none"))
+    ((structure, reason),) = study.refused().items()
+    assert structure == ("gradient", "natural", "cautious")
+    assert reason.startswith("Decay: no gate 'cautious' at the site 'gradient'")
     data = run(study).squeeze("coupling")
-    assert data.trained.all(["learning_rate", "weight_decay", "seed"]).values.tolist() == [[1, 1], [0, 1]]
-    assert np.isnan(data.test_loss.sel(site="update", gate="cautious")).all()
-    assert not data.diverged.sel(site="update", gate="cautious").any()
+    assert data.trained.all(["learning_rate", "weight_decay", "seed"]).values.tolist() == [[1, 1], [0, 1], [1, 1]]
+    assert np.isnan(data.test_loss.sel(site="gradient", gate="cautious")).all()
+    assert not data.diverged.sel(site="gradient", gate="cautious").any()
     none = data.sel(site="none")
     xr.testing.assert_equal(none.sel(gate="none", drop=True), none.sel(gate="cautious", drop=True))
-    assert results.by_structure(data.expand_dims("coupling")).structure.values.tolist() == ["none", "update"]
+    names = results.by_structure(data.expand_dims("coupling")).structure.values.tolist()
+    assert names == ["none", "gradient", "update cautious", "update"]
+    update = data.sel(site="update", learning_rate=0.3).test_loss
+    assert (update.sel(gate="none") != update.sel(gate="cautious")).any()
+
+
+def test_decay_in_the_loss_is_decay_in_the_gradient_and_no_divergence(use: Callable[..., None]) -> None:
+    use(1)
+    study = dataclasses.replace(
+        SMALL, sites=("loss", "gradient"), target="init", learning_rates=(0.3,), weight_decays=(0.5, 1e4)
+    )
+    data = run(study)
+    loss, gradient = (data.sel(site=site, drop=True) for site in study.sites)
+    xr.testing.assert_allclose(loss, gradient, rtol=1e-4)
+    assert not data.diverged.any()  # though the penalty itself is far above the bound
+    assert (data.curve_weight_norm.std("step") > 0).any()
+
+
+def test_a_schedule_multiplies_the_rate_and_couplings_read_it(use: Callable[..., None]) -> None:
+    use(1)
+    task = dataclasses.replace(tiny.tiny(), schedule=lambda step: jnp.where(step < 4, 1.0, 0.0))
+    data = run(
+        dataclasses.replace(
+            SMALL, task=task, learning_rates=(0.3,), couplings=("lr", "schedule", "constant", "corrected")
+        )
+    )
+    curve = data.curve_weight_norm.squeeze(["site", "gate", "learning_rate"])
+    held = (curve.isel(step=0) == curve.isel(step=-1)).all(["weight_decay", "seed"])
+    assert dict(zip(data.coupling.values.tolist(), held.values.tolist(), strict=True)) == {
+        "lr": True,
+        "schedule": True,
+        "constant": False,
+        "corrected": True,
+    }
+    first = curve.isel(step=0)
+    np.testing.assert_allclose(first.sel(coupling="corrected"), first.sel(coupling="lr"), rtol=1e-6)
+    assert (first.sel(coupling="schedule") != first.sel(coupling="lr")).all()
 
 
 # Chunks and devices ---------------------------------------------------------------------------------------------------
@@ -410,7 +442,9 @@ def test_a_limit_of_the_system_is_one_line_too(tmp_path: Path, use: Callable[...
 
 
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
-    text = 'task = "digits"\nsites = ["none", "update"]\nlearning_rates = [1e-3]\nweight_decays = [0.1, 1.0]\nseeds = 2'
+    text = (
+        'task = "quadratic"\nsites = ["none", "update"]\nlearning_rates = [1e-3]\nweight_decays = [0.1, 1.0]\nseeds = 2'
+    )
     (tmp_path / "shared.toml").write_text(f"{text}\nsteps = 4\nevery = 4\n")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -440,9 +474,8 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     assert [events[0]["event"], events[-1]["event"]] == ["start", "done"]
     assert not (out / "unfinished").exists()
     together = results.load(out / "results.nc")
-    study = Study(sites=("none", "update"), learning_rates=(1e-3,), weight_decays=(0.1, 1.0), seeds=2, steps=4, every=4)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        alone = run(study)
+        alone = run(read(tmp_path / "shared.toml"))
     xr.testing.assert_allclose(numbers(together), numbers(alone), rtol=1e-4)
 
 
@@ -496,8 +529,8 @@ def test_one_run_larger_than_the_memory_is_refused(use: Callable[..., None]) -> 
 
 def test_the_task_s_own_check_is_heard() -> None:
     task = dataclasses.replace(tiny.tiny(), objective="beauty")
-    with pytest.raises(StudyError, match=r"task tiny: objective must give 'beauty'; measured are .*train_loss"):
-        run(dataclasses.replace(SMALL, task=task))
+    with pytest.raises(StudyError, match="task tiny: objective must be a metric or a summary, got 'beauty'; there are"):
+        dataclasses.replace(SMALL, task=task)
 
 
 def test_a_name_in_the_table_of_tasks_is_run(monkeypatch: pytest.MonkeyPatch, use: Callable[..., None]) -> None:

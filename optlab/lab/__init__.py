@@ -1,7 +1,11 @@
 """The laboratory: tasks, studies over grids, figures and reports. Needs the extra `lab`."""
 
-from optlab.lab.engine import run
-from optlab.lab.study import Study, StudyError, read
-from optlab.lab.tasks import TASKS, Split, Task, supervised
+try:
+    from optlab.lab.engine import run
+    from optlab.lab.study import Study, StudyError, read
+    from optlab.lab.tasks import TASKS, Split, Task, supervised
+except ModuleNotFoundError as error:
+    message = f"optlab.lab needs {error.name}: pip install 'optlab[lab]'"
+    raise ModuleNotFoundError(message, name=error.name) from None
 
 __all__ = ["TASKS", "Split", "Study", "StudyError", "Task", "read", "run", "supervised"]

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -93,10 +94,10 @@ def compare(steps: int = 1000, repeats: int = REPEATS) -> dict[str, Any]:
     each, scan = one_step_each(task), one_scan_for_all(task)
     taken: dict[str, list[float]] = {"engine": [], "one step each": [], "one scan for all": []}
     for _ in range(repeats):
-        taken["engine"].append(_seconds(lambda: run(grid).train_loss.values)[0])
+        taken["engine"].append(_seconds(lambda: run(grid))[0])
         drawing, begin = _seconds(lambda: jax.jit(lambda seed: start(task, seed))(jnp.int32(0)))
-        taken["one scan for all"].append(drawing + _seconds(lambda: scan(begin, cells))[0])
-        part = _seconds(lambda: each(begin, compiled_each))[0]
+        taken["one scan for all"].append(drawing + _seconds(partial(scan, begin, cells))[0])
+        part = _seconds(partial(each, begin, compiled_each))[0]
         taken["one step each"].append(drawing + part * len(cells) / len(compiled_each))
     return {
         "configurations": len(cells),

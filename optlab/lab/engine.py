@@ -24,7 +24,7 @@ from optlab.lab.study import Structure, Study, StudyError
 from optlab.lab.tasks import Task
 
 CPU_RUNS = 64  # per device at once; on CPUs more is slower per run, because weights and state leave the caches
-RUN_ONCE = {"xla_backend_optimization_level": 1}  # of programs that take longer to compile than to run
+RUN_ONCE: dict[str, Any] = {"xla_backend_optimization_level": 1}  # of programs that take longer to compile than to run
 NEVER = -1
 _POLL_SECONDS = 0.2
 
@@ -55,18 +55,21 @@ class Carry(NamedTuple):
 
 
 class Treatment(NamedTuple):
-    """What a structure does to training at one cell: what is added to the loss, and the transform of the gradient."""
+    """What a structure does to training at one cell: what it adds to the loss, and the transform of the gradient."""
 
     penalty: Callable[[Any], jax.Array]
     tx: optax.GradientTransformation
 
 
-def treatment(study: Study, task: Task, structure: Structure, learning_rate: Any, weight_decay: Any) -> Treatment:
-    """The hyperparameters may be traced."""
-    schedule = task.schedule
-    rate = learning_rate if schedule is None else lambda count: learning_rate * schedule(count)
-    tx = structure.decay().apply_to(study.make_core(), rate, weight_decay)
-    return Treatment(lambda params: jnp.zeros(()), tx)
+def treatment(
+    study: Study, task: Task, structure: Structure, learning_rate: Any, weight_decay: Any, params: Any
+) -> Treatment:
+    """The hyperparameters may be traced; `params` are those that the run begins with."""
+    decay = structure.decay(study.target)
+    return Treatment(
+        decay.penalize(lambda params: jnp.zeros(()), weight_decay, init_params=params),
+        decay.apply_to(study.make_core(), learning_rate, weight_decay, schedule=task.schedule),
+    )
 
 
 def advance(task: Task, treated: Treatment, begin: Start, carry: Carry, first: Any) -> Carry:
@@ -184,20 +187,19 @@ class Programs:
     def _make_starts(self, seeds: int) -> tuple[Start, Future[Any]]:
         """The shapes of what so many seeds begin with, and the program."""
         lowered = jax.jit(jax.vmap(partial(start, self._task))).lower(_abstract(jnp.int32, seeds))
-        compiled = partial(lowered.compile, compiler_options=RUN_ONCE)
-        return _shapes(lowered.out_info), self._compilers.submit(compiled)
+        return _shapes(lowered.out_info), self._compilers.submit(lowered.compile, RUN_ONCE)
 
     def _make_training(self, structure: Structure, shape: Shape) -> tuple[Future[Any], Future[Any]]:
         """The programs that launch the runs and that advance them."""
 
-        def treated(rate: Any, decay: Any) -> Treatment:
-            return treatment(self._study, self._task, structure, rate, decay)
+        def treated(rate: Any, decay: Any, begin: Start) -> Treatment:
+            return treatment(self._study, self._task, structure, rate, decay, begin.params)
 
         def launch(rate: Any, decay: Any, begin: Start) -> Carry:
-            return Carry(begin.params, treated(rate, decay).tx.init(begin.params), jnp.int32(NEVER))
+            return Carry(begin.params, treated(rate, decay, begin).tx.init(begin.params), jnp.int32(NEVER))
 
         def train(rate: Any, decay: Any, begin: Start, carry: Carry, first: Any) -> Carry:
-            return advance(self._task, treated(rate, decay), begin, carry, first)
+            return advance(self._task, treated(rate, decay, begin), begin, carry, first)
 
         seeds, cells = self.padded(shape)
         cell, (begin, _) = _abstract(jnp.float32, cells), self.make_starts(seeds)
@@ -447,7 +449,7 @@ def _runs_at_once(study: Study, task: Task, programs: Programs) -> int:
     def carried(structure: Structure) -> int:
         def launch(seed: Any) -> Any:
             params = start(task, seed).params
-            return params, treatment(study, task, structure, 0.1, 0.1).tx.init(params)
+            return params, treatment(study, task, structure, 0.1, 0.1, params).tx.init(params)
 
         leaves = jax.tree.leaves(jax.eval_shape(launch, _abstract(jnp.int32)))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optlab import SITES, Decay
 from optlab.lab.cores import CORES, hyperparameters
 from optlab.lab.tasks import TASKS, Task
+from optlab.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.transform import Transform
 
 NATURAL = "natural"
-COUPLINGS = (NATURAL, "lr", "schedule", "constant", "corrected")
-GATES = ("none", "cautious", "stable")
 BUNDLED = Path(__file__).parent / "studies"
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -37,15 +35,14 @@ class Structure(NamedTuple):
         special = [name for name, usual in zip(self[1:], Structure("")[1:], strict=True) if name != usual]
         return " ".join([self.site, *special])
 
-    def decay(self) -> Decay:
-        """The specification.
+    def decay(self, target: str) -> Decay:
+        """The specification, toward `target`, which the site `none` has no use for.
 
         Raises:
           ValueError: the combination has no meaning.
         """
-        if self.coupling != NATURAL or self.gate != "none":
-            raise ValueError(f"Decay: no {self.coupling} coupling with the gate {self.gate}")
-        return Decay(self.site)
+        coupling = None if self.coupling == NATURAL else self.coupling
+        return Decay(self.site, coupling, self.gate, target if self.site != "none" else "zero")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +52,7 @@ class Study:
     Attributes:
       task: a name in `optlab.lab.tasks.TASKS`, or a `Task`.
       sites, couplings, gates: see `optlab.Decay`; the coupling `natural` is the site's own.
+      target: see `optlab.Decay`, of all structures.
       learning_rates, weight_decays: the axes of the grid; each >= 0.
       seeds: how many; run `s` draws its data, initial weights and batches from seed `s`, whatever its cell.
       steps: updates per run; None for the task's own number.
@@ -72,6 +70,7 @@ class Study:
     sites: tuple[str, ...] = ("none", "gradient", "first_moment", "second_moment", "direction", "update", "step")
     couplings: tuple[str, ...] = (NATURAL,)
     gates: tuple[str, ...] = ("none",)
+    target: str = "zero"
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     weight_decays: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     seeds: int = 10
@@ -84,10 +83,13 @@ class Study:
     memory: int | str = "2GiB"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.task, Task):
+        if isinstance(self.task, Task):
+            self._check_task(self.task)
+        else:
             _require_known("task", [self.task], TASKS)
-        for axis, known in (("sites", SITES), ("couplings", COUPLINGS), ("gates", GATES)):
+        for axis, known in (("sites", SITES), ("couplings", (NATURAL, *COUPLINGS)), ("gates", GATES)):
             _require_known(axis.removesuffix("s"), self._axis(axis), known)
+        _require_known("target", [self.target], TARGETS)
         for axis in ("learning_rates", "weight_decays"):
             for value in self._axis(axis):
                 if not _is_number(value) or not 0 <= value < math.inf:
@@ -97,12 +99,18 @@ class Study:
             number = getattr(self, name)
             if (number is None and name == "seeds") or not (number is None or _is_whole(number)):
                 raise StudyError(f"{name} must be a whole number from 1, got {number}")
-        if isinstance(self.task, Task) and self.steps is not None:
-            raise StudyError(f"steps belong to the task {self.task.name}, which is no name here: make it with them")
         self.memory_bytes()
         refused = self.refused()
         if not self.structures():
             raise StudyError(next(iter(refused.values())))
+
+    def _check_task(self, task: Task) -> None:
+        if self.steps is not None:
+            raise StudyError(f"steps belong to the task {task.name}: leave them out, or change the task's")
+        try:
+            task.check()
+        except ValueError as error:
+            raise StudyError(str(error)) from None
 
     def _axis(self, name: str) -> tuple[Any, ...]:
         """The values of an axis, which become a tuple if they were a list."""
@@ -173,7 +181,7 @@ class Study:
         core, reasons = self.make_core(), {}
         for structure in self._combinations():
             try:
-                structure.decay().apply_to(core, 0.1, 0.1)
+                structure.decay(self.target).apply_to(core, 0.1, 0.1)
             except (ValueError, TypeError) as error:
                 reasons[structure] = str(error)
         return reasons
@@ -211,7 +219,8 @@ class Study:
         lists = {name: list(getattr(self, name)) for name in ("sites", "couplings", "gates")}
         grids = {name: list(getattr(self, name)) for name in ("learning_rates", "weight_decays")}
         own = {"task": task.name, "description": task.description, "steps": task.steps, "every": task.every}
-        return own | lists | grids | {"seeds": self.seeds, "core": self.core_text(), "memory": self.memory_bytes()}
+        more = {"target": self.target, "seeds": self.seeds, "core": self.core_text(), "memory": self.memory_bytes()}
+        return own | lists | grids | more
 
     def __str__(self) -> str:
         changed = {
