@@ -235,7 +235,7 @@ def test_study_report_and_overwriting_from_the_command_line(tmp_path: Path) -> N
 BAD_INPUT = {
     "unknown site": (
         ("study", "decay", "--sites", "update,elsewhere"),
-        "unknown site 'elsewhere'; known are none, grad",
+        "unknown site 'elsewhere'; known are none, loss, grad",
     ),
     "unknown study": (
         ("study", "decline"),

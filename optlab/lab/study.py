@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from optlab.hyperparameters import canonical, check
 from optlab.lab.cores import CORES, hyperparameters
 from optlab.lab.tasks import TASKS, Task
 from optlab.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
@@ -155,9 +156,11 @@ class Study:
             if name not in known:
                 raise StudyError(f"the core {self.core} has no {name}; it takes {', '.join(known) or 'nothing'}")
         try:
-            return CORES[self.core](**given)
+            for name, value in given.items():
+                check(f"the core {self.core}", name, canonical(value))
         except (ValueError, TypeError) as error:
             raise StudyError(str(error)) from None
+        return CORES[self.core](**given)
 
     def core_text(self) -> str:
         """The core and its hyperparameters, as a report says them."""
