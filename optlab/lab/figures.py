@@ -1,5 +1,7 @@
 """Figures of a study's dataset; every function gives a matplotlib figure."""
 
+from typing import Any
+
 import matplotlib
 
 matplotlib.use("agg", force=False)
@@ -113,19 +115,20 @@ def gain_curves(results: xr.Dataset) -> Figure | None:
     if differences is None:
         return None
     name = results.attrs["reported"]
-    figure, panel = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    figure, panel = plt.subplots(figsize=(9.5, 4.2), layout="constrained")
     positions = np.arange(results.sizes["learning_rate"])
     for number, (structure, difference) in enumerate(differences.items()):
         mean, width = _unit(name) * np.array(difference).T
         mean = np.where(np.isfinite(mean), mean, np.nan)
         shifted = positions + 0.05 * (number - (len(differences) - 1) / 2)
-        panel.errorbar(shifted, mean, np.nan_to_num(width), marker="o", markersize=4, capsize=2, label=structure)
+        error = np.nan_to_num(width)
+        panel.errorbar(shifted, mean, error, marker="o", markersize=4, capsize=2, label=structure, **_line(number))
     panel.axhline(0, color="#888888", linewidth=1)
     panel.set_xticks(positions, [_tick(rate) for rate in results.learning_rate.values])
     panel.set_xlabel("learning rate")
     panel.set_ylabel(f"{title(name).replace('(%)', '').strip()} over no decay{' (points)' if is_share(name) else ''}")
     panel.set_title("What the best decay adds at every learning rate")
-    panel.legend(frameon=False, fontsize=9)
+    _legend(figure, panel)
     return figure
 
 
@@ -138,14 +141,24 @@ def curves(results: xr.Dataset) -> Figure | None:
     if results.sizes.get("step", 1) == 1 or not rows:
         return None
     reported = results.attrs["reported"]
-    figure, panels = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(13, 4.2), layout="constrained")
     for panel, name in zip(
         panels, (reported if f"curve_{reported}" in results else "train_loss", "weight_norm"), strict=True
     ):
-        for row in rows:
+        for number, row in enumerate(rows):
             values = _unit(name) * row[f"curve_{name}"].mean("seed")
-            panel.plot(row.step, values, label=str(row.structure.values))
+            panel.plot(row.step, values, label=str(row.structure.values), **_line(number))
         panel.set_xlabel("step")
         panel.set_ylabel(title(name))
-    panels[-1].legend(frameon=False, fontsize=9)
+    _legend(figure, panels[-1])
     return figure
+
+
+def _line(number: int) -> dict[str, Any]:
+    """Ten colours, then the same in another style."""
+    return {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
+
+
+def _legend(figure: Figure, panel: Axes) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
