@@ -1,6 +1,7 @@
 """Studies from TOML files, what is said about bad ones, and the command line around a run."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def test_the_studies_that_come_with_optlab_are_studies(path: Path) -> None:
 
 def test_the_study_decay_is_the_default() -> None:
     assert read(find("decay")) == Study(steps=1000)
+
+
+def test_the_study_of_the_readme_is_a_study(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    path = tmp_path / "readme.toml"
+    path.write_text(block)
+    study = read(path)
+    assert [str(structure) for structure in study.structures()] == ["none", "gradient", "update", "update constant"]
 
 
 def test_a_file_says_what_the_dataclass_says(tmp_path: Path) -> None:
