@@ -18,6 +18,7 @@ import optlab
 from optlab import cli
 from optlab.lab import figures, report, results
 from optlab.lab.engine import NEVER, run, start
+from optlab.lab.formulas import as_text, formulas
 from optlab.lab.results import AXES
 from optlab.lab.study import Study, StudyError
 from optlab.lab.tasks import digits
@@ -131,6 +132,7 @@ def made_up(accuracy: np.ndarray, diverged: np.ndarray | None = None) -> xr.Data
     coordinates |= {"learning_rate": [0.1, 1.0], "weight_decay": [0.0, 1.0], "seed": [0, 1, 2]}
     attrs = dict.fromkeys(results.ATTRIBUTES, "said") | {"task": "made up", "steps": 1, "core": "adam()", "maximize": 1}
     attrs |= {"objective": "validation_accuracy", "reported": "test_accuracy"}
+    attrs |= {"equations": as_text(formulas(Study(sites=("none", "update")), scheduled=False))}
     return xr.Dataset(values, coordinates, attrs)
 
 
@@ -197,6 +199,9 @@ def test_the_page_needs_nothing_else(folder: Path, small: xr.Dataset) -> None:
     assert not [link for link in ("<script", "<link", "<img", "src=") if link in page]
     for said in (small.attrs["versions"], small.attrs["device"], "optlab study decay", "Where the weight decay acts"):
         assert said in page
+    for found in formulas(SMALL, scheduled=False).values():
+        assert "\n".join(found.equations) in page
+        assert found.coupling in page
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

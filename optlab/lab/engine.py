@@ -19,6 +19,7 @@ import xarray as xr
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optlab.lab import results
+from optlab.lab.formulas import as_text, formulas
 from optlab.lab.store import Store
 from optlab.lab.study import Structure, Study, StudyError
 from optlab.lab.tasks import Task
@@ -490,4 +491,5 @@ def _provenance(study: Study, task: Task, about: Mapping[str, Any]) -> dict[str,
     said = ("task", "description", "steps", "core", "device", "versions", "python")
     judged = {"objective": task.objective, "reported": task.reported, "maximize": int(task.maximize)}
     own = {"command": f"optlab.lab.run({study})", "runs": study.runs()}
-    return {name: about[name] for name in said} | judged | own
+    equations = {"equations": as_text(formulas(study, scheduled=task.schedule is not None))}
+    return {name: about[name] for name in said} | judged | own | equations

@@ -10,21 +10,10 @@ import matplotlib.pyplot as plt
 import xarray as xr
 
 from optlab.lab import figures, results
+from optlab.lab.formulas import from_text
 from optlab.lab.store import Store, replace
 from optlab.lab.study import StudyError
 
-FORMULAS = {
-    "none": "w - lr*m/P",
-    "loss": "loss + wd/2*|w|²",
-    "gradient": "m and P see g + wd*w",
-    "first_moment": "m sees g + wd*w",
-    "second_moment": "P sees g + wd*w",
-    "direction": "w - lr*(m + wd*w)/P",
-    "update": "w - lr*(m/P + wd*w)",
-    "step": "w - lr*m/P - wd*w",
-    "after": "(w - lr*m/P)*(1 - lr*wd)",
-    "proximal": "(w - lr*m/P)/(1 + lr*wd)",
-}
 FIGURES = {"maps": figures.maps, "gains": figures.gain_curves, "curves": figures.curves}
 PAGE = "report.html"
 
@@ -100,7 +89,7 @@ def page(data: xr.Dataset, drawn: dict[str, str]) -> str:
         drawn={name: _svg(document, name) for name, document in drawn.items()},
         best=best,
         without=sorted(set(results.by_structure(data).structure.values) - {cell.structure for cell in best}),
-        formulas=FORMULAS,
+        formulas=from_text(data.attrs["equations"]),
         words=results.title,
         seeds=data.sizes["seed"],
         confidence=round(100 * results.CONFIDENCE),

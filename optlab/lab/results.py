@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from optlab.lab.formulas import as_text, formulas
 from optlab.lab.store import replace
 from optlab.lab.study import NATURAL, Structure, Study, StudyError
 from optlab.lab.tasks import Task
@@ -19,7 +20,7 @@ AXES = ("site", "coupling", "gate", "learning_rate", "weight_decay", "seed")
 VARIABLES = ("train_loss", "weight_norm", "trained", "diverged", "diverged_at")
 ATTRIBUTES = (
     "task", "description", "steps", "core", "objective", "reported", "maximize", "device", "versions", "python",
-    "command", "runs", "seconds",
+    "command", "runs", "seconds", "equations",
 )  # fmt: skip
 CONFIDENCE = 0.95
 
@@ -144,7 +145,9 @@ def _as_today(results: xr.Dataset) -> xr.Dataset:
     steps = xr.where(results.diverged, attrs["steps"], -1).astype(np.int32)
     results = results.assign(diverged_at=steps, trained=xr.ones_like(results.diverged))
     results = results.expand_dims(coupling=[NATURAL], gate=["none"])
-    results.attrs = attrs | {"core": adam} | judged
+    study = Study(sites=tuple(map(str, results.site.values)))
+    equations = {"equations": as_text(formulas(study, scheduled=False))}
+    results.attrs = attrs | {"core": adam} | judged | equations
     return results
 
 
