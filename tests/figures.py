@@ -7,7 +7,9 @@ import black_boxes
 import cases
 import public
 import test_closed_forms as closed_forms
+import test_compare
 import test_errors
+import test_explain
 import test_identify
 import test_notes
 import test_sites
@@ -50,6 +52,14 @@ def markdown() -> str:
             "properties",
         ),
         ("broken transforms that the properties have to reject", f"{broken}, all rejected", "properties"),
+        (
+            "equations of `explain`, as numbers, beside the run that they were read off",
+            f"{len(test_explain.EXPLAINED)} of optlab's and optax's",
+            "explain",
+        ),
+        ("misreadings that the equations have to show", f"{len(test_explain.MISREAD)}, all rejected", "explain"),
+        ("optimizers that `compare` has to prove equal", f"{len(test_compare.EQUAL)} pairs", "compare"),
+        ("nearly equal ones, to part at the right step", f"{len(test_compare.NEAR)} pairs", "compare"),
         (
             "boxes of no family that `identify` may not claim",
             f"{len(black_boxes.OUTSIDERS)}, none claimed",
