@@ -277,11 +277,13 @@ def _orders(difference: Formula, point: Point) -> dict[str, float]:
 
 
 def _shortest(difference: Formula) -> Formula:
-    """The difference in the shortest of the forms that are cheap to get."""
-    forms = [difference, sp.factor_terms(difference)]
-    if sp.count_ops(difference) < 150 and not difference.has(sp.Piecewise):  # whose conditions simplify may not bear
-        forms += [sp.factor(difference), sp.simplify(difference)]
-    return min(forms, key=sp.count_ops)
+    """The difference in the shortest of the forms that are cheap to get; decimals are letters while it is sought."""
+    decimals = {q: sp.Dummy(positive=q > 0, real=True) for q in difference.atoms(sp.Rational) if not q.is_Integer}
+    lettered = difference.xreplace(decimals)
+    forms = [lettered, sp.factor_terms(lettered)]
+    if sp.count_ops(lettered) < 150 and not lettered.has(sp.Piecewise):  # whose conditions simplify may not bear
+        forms += [sp.factor(lettered), sp.simplify(lettered)]
+    return min(forms, key=sp.count_ops).xreplace({letter: q for q, letter in decimals.items()})
 
 
 def _shown(difference: Formula) -> str:
