@@ -21,7 +21,7 @@ import pytest
 import tiny
 import xarray as xr
 
-from optlab.lab import engine, results
+from optlab.lab import bench, engine, results
 from optlab.lab.engine import NEVER, Shape, run
 from optlab.lab.study import Structure, Study, StudyError, read
 from optlab.lab.tasks import TASKS, Task
@@ -237,6 +237,15 @@ def test_decay_in_the_loss_is_decay_in_the_gradient_and_no_divergence(use: Calla
     xr.testing.assert_allclose(loss, gradient, rtol=1e-4)
     assert not data.diverged.any()  # though the penalty itself is far above the bound
     assert (data.curve_weight_norm.std("step") > 0).any()
+
+
+def test_sites_coincide_without_decay(use: Callable[..., None]) -> None:
+    use(1)
+    plain = dataclasses.replace(
+        SMALL, sites=("none", "first_moment", "step"), learning_rates=(0.3,), weight_decays=(0.0,), seeds=1
+    )
+    losses = run(plain).train_loss.values.ravel()
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
 def test_a_schedule_multiplies_the_rate_and_couplings_read_it(use: Callable[..., None]) -> None:
@@ -539,3 +548,25 @@ def test_a_name_in_the_table_of_tasks_is_run(monkeypatch: pytest.MonkeyPatch, us
     named = run(dataclasses.replace(SMALL, task="tiny", steps=6, every=6))
     given = run(dataclasses.replace(SMALL, task=tiny.tiny(steps=6), every=6))
     xr.testing.assert_identical(numbers(named), numbers(given))
+
+
+def test_the_loops_of_the_benchmark_train_what_the_engine_trains(use: Callable[..., None]) -> None:
+    use(1)
+    grid = dataclasses.replace(SMALL, learning_rates=(0.1, 0.3), seeds=1, eps=bench.EPS)
+    task, cells = tiny.tiny(), grid.cells(Structure("update"))
+    losses = run(grid).train_loss.values.ravel()
+    begin = engine.start(task, jnp.int32(0))
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        np.testing.assert_allclose(bench.one_scan_for_all(task)(begin, cells), losses, rtol=1e-4)
+        np.testing.assert_allclose(bench.one_step_each(task)(begin, cells), losses, rtol=1e-4)
+    assert len(set(losses.tolist())) == 4
+
+
+def test_the_benchmark_prints_ratios_to_the_engine() -> None:
+    seconds = {"engine": 2.0, "one scan for all": 3.0, "one step each": 100.0}
+    said = bench.table({"configurations": 100, "steps": 5, "setting": {"devices": 2}, "seconds": seconds})
+    assert said.splitlines()[2:5] == [
+        f"{'the engine':66}{2:10.2f}{1:8.1f}",
+        f"{'one jitted scan, reused for all':66}{3:10.2f}{1.5:8.1f}",
+        f"{'one optax.adamw and jitted step each (5 run, times 20)':66}{100:10.2f}{50:8.1f}",
+    ]
