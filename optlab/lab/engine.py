@@ -298,7 +298,7 @@ def shape_of(study: Study, structure: Structure, limit: int) -> Shape:
 
 
 def chunks(study: Study, limit: int) -> list[Chunk]:
-    """The study, cut into chunks of no more than `limit` runs; what is finished already has no part in it."""
+    """The study, cut into chunks of no more than `limit` runs, the same however much of it is finished."""
     return [
         Chunk(structure, shape, seeds, cells)
         for structure in study.structures()
@@ -349,15 +349,11 @@ def run(
       The dataset that `results.assemble` describes; None in a process other than the first.
 
     Raises:
-      StudyError: the task is no task, one run takes more than the memory, the folder holds another study, or it can't
-        be written.
+      StudyError: the task does not hold together, one run takes more than the memory, the folder holds another study,
+        or it can't be written.
     """
     began = time.perf_counter()
     task = study.make_task()
-    try:
-        task.check()
-    except ValueError as error:
-        raise StudyError(str(error)) from None
     if folder is None and jax.process_count() > 1:
         raise StudyError("several processes need a folder that all of them see")
     programs = Programs(study, task)

@@ -84,9 +84,7 @@ class Study:
     memory: int | str = "2GiB"
 
     def __post_init__(self) -> None:
-        if isinstance(self.task, Task):
-            self._check_task(self.task)
-        else:
+        if not isinstance(self.task, Task):
             _require_known("task", [self.task], TASKS)
         for axis, known in (("sites", SITES), ("couplings", (NATURAL, *COUPLINGS)), ("gates", GATES)):
             _require_known(axis.removesuffix("s"), self._axis(axis), known)
@@ -100,18 +98,14 @@ class Study:
             number = getattr(self, name)
             if (number is None and name == "seeds") or not (number is None or _is_whole(number)):
                 raise StudyError(f"{name} must be a whole number from 1, got {number}")
+        if isinstance(self.task, Task):
+            if self.steps is not None:
+                raise StudyError(f"steps belong to the task {self.task.name}: leave them out, or change the task's")
+            self.make_task()
         self.memory_bytes()
         refused = self.refused()
         if not self.structures():
             raise StudyError(next(iter(refused.values())))
-
-    def _check_task(self, task: Task) -> None:
-        if self.steps is not None:
-            raise StudyError(f"steps belong to the task {task.name}: leave them out, or change the task's")
-        try:
-            task.check()
-        except ValueError as error:
-            raise StudyError(str(error)) from None
 
     def _axis(self, name: str) -> tuple[Any, ...]:
         """The values of an axis, which become a tuple if they were a list."""
@@ -129,13 +123,16 @@ class Study:
         """The task, with this study's numbers of steps.
 
         Raises:
-          StudyError: they do not fit each other or the task.
+          StudyError: they do not fit each other or the task, or the task does not hold together.
         """
         try:
             task = self.task
             if not isinstance(task, Task):
                 task = TASKS[task](**({} if self.steps is None else {"steps": self.steps}))
-            return task if self.every is None else dataclasses.replace(task, every=self.every)
+            if self.every is not None:
+                task = dataclasses.replace(task, every=self.every)
+            task.check()
+            return task
         except ValueError as error:
             raise StudyError(str(error)) from None
 
