@@ -492,21 +492,33 @@ def test_chunks_of_processes_are_disjoint_and_all(monkeypatch: pytest.MonkeyPatc
     def waiting(seconds: float) -> None:
         raise TimeoutError
 
+    def saved() -> list[int]:
+        return sorted(set(map(int, (name[:5] for name in chunk_files(tmp_path)))))
+
     use(1, 2)
-    saved: dict[int, list[int]] = {0: [], 1: []}
-    for index in (1, 0):
-        monkeypatch.setattr(jax, "process_count", lambda: 2)
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        if index:
-            monkeypatch.setattr(engine.time, "sleep", waiting)
-            with pytest.raises(TimeoutError):
-                run(SMALL, tmp_path)
-        else:
-            data = run(SMALL, tmp_path)
-        saved[index] = sorted(set(map(int, (name[:5] for name in chunk_files(tmp_path)))))
-    assert saved == {1: [2, 3], 0: [0, 1, 2, 3]}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(engine.time, "sleep", waiting)
+    with pytest.raises(TimeoutError):
+        run(SMALL, tmp_path)
+    assert saved() == [0, 1]
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert run(SMALL, tmp_path) is None
+    assert saved() == [0, 1, 2, 3]
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    data = run(SMALL, tmp_path)
     assert data is not None
     assert differences(data, SMALL) == []
+
+
+def test_a_process_does_not_wait_for_ever_for_the_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, use: Any
+) -> None:
+    use(1, 2)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(engine.time, "sleep", lambda seconds: None)
+    with pytest.raises(StudyError, match=r"^process 0 has begun no study in 600 s: it sees another folder, or had fin"):
+        run(SMALL, tmp_path)
 
 
 def test_progress_adds_up(use: Callable[..., None]) -> None:

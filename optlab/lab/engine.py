@@ -28,6 +28,7 @@ CPU_RUNS = 64  # per device at once; on CPUs more is slower per run, because wei
 RUN_ONCE: dict[str, Any] = {"xla_backend_optimization_level": 1}  # of programs that take longer to compile than to run
 NEVER = -1
 _POLL_SECONDS = 0.2
+_PLAN_SECONDS = 600
 
 
 # One run --------------------------------------------------------------------------------------------------------------
@@ -410,9 +411,22 @@ class _Kept:
         header = self._store.header()
         if header is not None:
             return header["limit"]
+        if jax.process_index() > 0:
+            return self._limit_of_the_first_process()
         limit = find()
-        self._store.begin(self._about, limit)  # several processes find and write the same
+        self._store.begin(self._about, limit)
         return limit
+
+    def _limit_of_the_first_process(self) -> int:
+        assert self._store is not None
+        for _ in range(int(_PLAN_SECONDS / _POLL_SECONDS)):
+            if (header := self._store.header()) is not None:
+                self._store.require_same(self._about)
+                return header["limit"]
+            time.sleep(_POLL_SECONDS)
+        raise StudyError(
+            f"process 0 has begun no study in {_PLAN_SECONDS} s: it sees another folder, or had finished already"
+        )
 
     def begun(self) -> bool:
         """Whether the plan is still there; the first process deletes it when it has read all chunks."""
