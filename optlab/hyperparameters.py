@@ -29,7 +29,7 @@ class Range(NamedTuple):
 
 _UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1)
 _NON_NEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
-_RATE = Range("finite and >= 0, or a schedule", _NON_NEGATIVE.holds, schedule=True)
+RATE = Range("finite and >= 0, or a schedule", _NON_NEGATIVE.holds, schedule=True)
 
 RANGES = {
     "decay": _UNIT,
@@ -38,9 +38,8 @@ RANGES = {
     "eps": _NON_NEGATIVE,
     "eps_root": _NON_NEGATIVE,
     "initial": _NON_NEGATIVE,
-    "weight_decay": _RATE,
-    "learning_rate": _RATE,
-    "factor": _RATE,
+    "weight_decay": RATE,
+    "learning_rate": RATE,
 }
 
 
@@ -57,14 +56,14 @@ def canonical(value: Any) -> Any:
     return value
 
 
-def check(owner: str, name: str, value: Any) -> None:
-    """Refuses a `value` that the standard hyperparameter `name` may not take; a traced real scalar passes.
+def check(owner: str, name: str, value: Any, allowed: Range | None = None) -> None:
+    """Refuses a `value` that `name`, by default a standard hyperparameter, may not take; a traced real scalar passes.
 
     Raises:
       TypeError: not a number (nor a schedule, where one is allowed).
       ValueError: an array that is not a real scalar, or a concrete value out of range.
     """
-    allowed = RANGES[name]
+    allowed = allowed or RANGES[name]
     wanted = f"{owner}: {name} must be {allowed.text}"
     if callable(value):
         if not allowed.schedule:

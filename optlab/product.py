@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from optlab.hyperparameters import ScalarOrSchedule, canonical, check, number_at
+from optlab.hyperparameters import RATE, ScalarOrSchedule, canonical, check, number_at
 from optlab.transform import frozen, literal
 
 
@@ -25,7 +25,7 @@ def product(*factors: ScalarOrSchedule) -> ScalarOrSchedule:
       ValueError: one is out of range, or gives something else than one real number per step.
     """
     for factor in factors:
-        check("product", "factor", canonical(factor))
+        check("product", "factor", canonical(factor), RATE)
     inner = [factor.factors if isinstance(factor, Product) else (canonical(factor),) for factor in factors]
     factors = tuple(itertools.chain.from_iterable(inner))
     if len(factors) == 1:
