@@ -10,9 +10,8 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from optlab.lab.formulas import as_text, formulas
 from optlab.lab.store import replace
-from optlab.lab.study import NATURAL, Structure, Study, StudyError
+from optlab.lab.study import Structure, Study, StudyError
 from optlab.lab.tasks import Task
 
 FILE = "results.nc"
@@ -112,7 +111,7 @@ def save(results: xr.Dataset, path: Path) -> None:
 
 
 def load(path: Path) -> xr.Dataset:
-    """Reads what `save` wrote, or optlab 0.1.0 did, which knew one coupling and gate and kept no curves.
+    """Reads what `save` wrote.
 
     Raises:
       StudyError: no such file, no netCDF file, or one without a study's axes and variables.
@@ -123,7 +122,6 @@ def load(path: Path) -> xr.Dataset:
         results = xr.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise StudyError(f"{path} is not a netCDF file ({str(error).splitlines()[0]})") from None
-    results = _as_today(results)
     measured = [results.attrs[role] for role in ("objective", "reported") if role in results.attrs]
     missing = [name for name in (*AXES, *VARIABLES, *measured) if name not in results.variables]
     if missing:
@@ -133,22 +131,6 @@ def load(path: Path) -> xr.Dataset:
     if unknown := [name for name in ATTRIBUTES if name not in results.attrs]:
         raise StudyError(f"{path} does not say how it was run: it lacks {', '.join(unknown)}")
     return results.transpose(*AXES, ...)
-
-
-def _as_today(results: xr.Dataset) -> xr.Dataset:
-    """Files of optlab 0.1.0: Adam on the digits, judged at the end, so that nobody knows when a run diverged."""
-    if "diverged" not in results or "diverged_at" in results or not {"b1", "b2", "eps"} <= set(results.attrs):
-        return results
-    attrs = dict(results.attrs)
-    adam = f"adam(b1={attrs.pop('b1'):g}, b2={attrs.pop('b2'):g}, eps={attrs.pop('eps'):g})"
-    judged = {"objective": "validation_accuracy", "reported": "test_accuracy", "maximize": 1}
-    steps = xr.where(results.diverged, attrs["steps"], -1).astype(np.int32)
-    results = results.assign(diverged_at=steps, trained=xr.ones_like(results.diverged))
-    results = results.expand_dims(coupling=[NATURAL], gate=["none"])
-    study = Study(sites=tuple(map(str, results.site.values)))
-    equations = {"equations": as_text(formulas(study, scheduled=False))}
-    results.attrs = attrs | {"core": adam} | judged | equations
-    return results
 
 
 # What the grid says ---------------------------------------------------------------------------------------------------
