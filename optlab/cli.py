@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import shlex
@@ -145,18 +146,23 @@ def _named(name: str) -> Any:
         raise UsageError(str(error)) from None
 
 
-def _needs_explain(command: str) -> None:
-    try:
-        import scipy
-        import sympy
-    except ImportError as error:
-        raise UsageError(f"{command} needs {error.name}: pip install 'optlab[explain]'") from None
-    del scipy, sympy
+NEEDED = {
+    "explain": ("scipy", "sympy"),
+    "lab": ("scipy", "sympy", "flax", "h5netcdf", "jinja2", "matplotlib", "rich", "sklearn", "xarray"),
+}
+
+
+def _needs(extra: str, command: str) -> None:
+    for module in NEEDED[extra]:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UsageError(f"{command} needs {error.name}: pip install 'optlab[{extra}]'") from None
 
 
 def _explain(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    _needs_explain("explain")
+    _needs("explain", "explain")
     from optlab.equations.explanation import explain
 
     try:
@@ -168,7 +174,7 @@ def _explain(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    _needs_explain("compare")
+    _needs("explain", "compare")
     from optlab.equations.comparison import compare
 
     try:
@@ -179,7 +185,7 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _identify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    _needs_explain("identify")
+    _needs("explain", "identify")
     from optlab.blackbox import check, identify
 
     at = {"learning_rate": options.learning_rate, "weight_decay": options.weight_decay}
@@ -190,22 +196,8 @@ def _identify(options: argparse.Namespace, argv: Sequence[str]) -> None:
         raise UsageError(str(error)) from None
 
 
-def _needs_lab(command: str) -> None:
-    try:
-        import flax
-        import h5netcdf
-        import jinja2
-        import matplotlib
-        import rich
-        import sklearn
-        import xarray
-    except ImportError as error:
-        raise UsageError(f"{command} needs {error.name}: pip install 'optlab[lab]'") from None
-    del flax, h5netcdf, jinja2, matplotlib, rich, sklearn, xarray
-
-
 def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
-    _needs_lab("study")
+    _needs("lab", "study")
     from optlab.lab import display, engine, report
     from optlab.lab.study import StudyError, find, read
 
@@ -311,7 +303,7 @@ def _print_best(data: Any) -> None:
 
 def _report(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    _needs_lab("report")
+    _needs("lab", "report")
     from optlab.lab import report, results
     from optlab.lab.study import StudyError
 
@@ -334,7 +326,7 @@ def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
         except OSError as error:
             raise UsageError(f"{options.json} can't be written: {error.strerror}") from None
     if options.what == "study":
-        _needs_lab("bench study")
+        _needs("lab", "bench study")
         _one_device_per_core()
         from optlab.lab.bench import compare as measure
         from optlab.lab.bench import table

@@ -575,10 +575,11 @@ def test_the_loops_of_the_benchmark_train_what_the_engine_trains(use: Callable[.
 
 
 def test_the_benchmark_prints_ratios_to_the_engine() -> None:
-    seconds = {"engine": 2.0, "one scan for all": 3.0, "one step each": 100.0}
+    seconds = {"engine": 2.0, "engine, few": 1.0, "one scan for all": 3.0, "one step each": 100.0}
     said = bench.table({"configurations": 100, "steps": 5, "setting": {"devices": 2}, "seconds": seconds})
-    assert said.splitlines()[2:5] == [
+    assert said.splitlines()[2:6] == [
         f"{'the engine':66}{2:10.2f}{1:8.1f}",
+        f"{'the engine, 10 steps: what it spends before training':66}{1:10.2f}{0.5:8.1f}",
         f"{'one jitted scan, reused for all':66}{3:10.2f}{1.5:8.1f}",
         f"{'one optax.adamw and jitted step each (5 run, times 20)':66}{100:10.2f}{50:8.1f}",
     ]

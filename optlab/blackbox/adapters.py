@@ -1,17 +1,16 @@
 """One way to drive every black box: weights and gradients in, weights out."""
 
-import contextlib
 import functools
 import inspect
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from optlab.peers import lenient_float64
 
 Step = Callable[[np.ndarray, np.ndarray], Any]
 
@@ -64,7 +63,7 @@ class Box:
           ValueError: the maker or the step raises, or the step gives another shape.
         """
         weights = [start]
-        with _lenient():
+        with lenient_float64(), np.errstate(all="ignore"):
             step = self._fresh(learning_rate, weight_decay, start)
             for t, g in enumerate(grads, 1):
                 try:
@@ -125,20 +124,6 @@ def _signature(make: Any, is_torch: bool) -> Signature:
             f"({', '.join(parameters)}); wrap it: lambda lr, wd: ..."
         )
     return Signature(None, named_decay, named_decay is not None or len(required) == 2)
-
-
-@contextlib.contextmanager
-def _lenient() -> Iterator[None]:
-    """Double precision, and the promotions that other people's code relies on."""
-    with (
-        jax.enable_x64(True),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-        warnings.catch_warnings(),
-        np.errstate(all="ignore"),
-    ):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _optax_step(tx: Any, start: np.ndarray) -> Step:

@@ -13,8 +13,9 @@ import sympy as sp
 
 from optlab.equations import numeric, printing, symbols
 from optlab.equations.interpret import Formula, Inexpressible, largest, n, number, over_weights, t
-from optlab.equations.recurrence import Recurrence, by_formula, exact, instance, recurrence
+from optlab.equations.recurrence import Recurrence, by_formula, instance, recurrence
 from optlab.equations.zero import Undecided, is_zero
+from optlab.peers import lenient_float64
 
 DIGITS, POINTS, LEAF = 60, 10, 3
 LONGEST_NAME = 40
@@ -320,7 +321,7 @@ def _in_float64(a: Any, b: Any, steps: int, reason: str) -> Comparison:
     weights = weights[0]
     names, trajectories, notes = [], [], [f"in float64 on {len(weights)} random weights, since {reason}"]
     for x in (a, b):
-        with exact():
+        with lenient_float64():
             name, tx, values = instance(x, TYPICAL)
             try:
                 trajectories.append(_trajectory(tx, weights, gradients))

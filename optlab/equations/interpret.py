@@ -302,10 +302,6 @@ def _expm1(x: Formula) -> Formula:
     return _exp(x) - 1
 
 
-def _divide(a: Formula, b: Formula) -> Formula:
-    return a / b
-
-
 def _bitwise(on_truths: Callable[..., Any]) -> Callable[..., Any]:
     def meaning(*values: Any) -> Any:
         if not all(map(is_truth, values)):
@@ -331,7 +327,7 @@ _MEANING: dict[str, Callable[..., Any]] = {
     "add_any": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
-    "div": _divide,
+    "div": operator.truediv,
     "rem": lambda a, b: a - b * _whole(a / b),
     "neg": operator.neg,
     "pow": operator.pow,

@@ -4,8 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from jax.extend import core
 from optlab import hyperparameters
 from optlab.equations import symbols
 from optlab.equations.interpret import SIZE, Formula, Inexpressible, Reading, t, where
+from optlab.peers import lenient_float64
 from optlab.transform import Transform, describe, rebuild
 
 
@@ -278,19 +278,6 @@ def _with_hyperparams(tx: Made, replaced: Callable[[str, Any], Any]) -> Made:
 # Tracing ------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def exact() -> Iterator[None]:
-    """Float64 and every promotion, so that no rounding of a hyperparameter and no cast of a peer stands in the way."""
-    with (
-        jax.enable_x64(True),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _traced(
     make: Callable[[Mapping[str, Any]], Made], names: Sequence[str]
 ) -> tuple[core.ClosedJaxpr, core.ClosedJaxpr, list[tuple[Any, Any]]]:
@@ -307,7 +294,7 @@ def _traced(
         return optax.apply_updates(weight, updates), state
 
     try:
-        with exact():
+        with lenient_float64():
             start, state = jax.make_jaxpr(init, return_shape=True)(numbers, leaf)
             body, (moved, after) = jax.make_jaxpr(step, return_shape=True)(numbers, state, leaf, leaf)
     except NoTransform:

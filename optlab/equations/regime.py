@@ -37,7 +37,7 @@ class Regime:
     order: str
 
     def __str__(self) -> str:
-        names = {"site": "decay", "coupling": "coupling", "correction": "correction", "epsilon": "ε"}
+        names = {"site": "decay", "epsilon": "ε"}
         rows = [(names.get(name, name), sentence) for name, sentence in dataclasses.asdict(self).items()]
         return "\n".join(f"  {name + ':':<12}{sentence}" for name, sentence in rows)
 

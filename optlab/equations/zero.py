@@ -93,7 +93,7 @@ class _Proof:
             return form
         if form not in self.letters:
             positive = isinstance(form, sp.Pow) and form.exp == sp.Rational(1, 2)
-            self.letters[form] = sp.Dummy("r", real=True, **({"positive": True} if positive else {}))
+            self.letters[form] = sp.Dummy("r", real=True, positive=positive or None)
             if square is not None:
                 self.squares[self.letters[form]] = square
         return self.letters[form]

@@ -21,6 +21,7 @@ DECAYS = tuple(float(decay) for decay in np.geomspace(1e-3, 1e0, 10))
 B1, B2, EPS = 0.9, 0.999, 1e-8
 COMPILED_EACH = 5  # of the loop that compiles every time, as many configurations are run and the rest taken as like
 REPEATS = 3
+FEW = 10  # steps of a study that shows what is spent before training
 
 Loop = Callable[[Start, list[tuple[float, float]]], list[float]]
 
@@ -92,9 +93,10 @@ def compare(steps: int = 1000, repeats: int = REPEATS) -> dict[str, Any]:
     cells = grid.cells(grid.structures()[0])
     compiled_each = cells[:: len(cells) // COMPILED_EACH]
     each, scan = one_step_each(task), one_scan_for_all(task)
-    taken: dict[str, list[float]] = {"engine": [], "one step each": [], "one scan for all": []}
+    taken: dict[str, list[float]] = {"engine": [], "engine, few": [], "one step each": [], "one scan for all": []}
     for _ in range(repeats):
         taken["engine"].append(_seconds(lambda: run(grid))[0])
+        taken["engine, few"].append(_seconds(lambda: run(study(FEW)))[0])
         drawing, begin = _seconds(lambda: jax.jit(lambda seed: start(task, seed))(jnp.int32(0)))
         taken["one scan for all"].append(drawing + _seconds(partial(scan, begin, cells))[0])
         part = _seconds(partial(each, begin, compiled_each))[0]
@@ -112,6 +114,7 @@ def table(figures: dict[str, Any]) -> str:
     seconds, number = figures["seconds"], figures["configurations"]
     said = {
         "engine": "the engine",
+        "engine, few": f"the engine, {FEW} steps: what it spends before training",
         "one scan for all": "one jitted scan, reused for all",
         "one step each": f"one optax.adamw and jitted step each ({COMPILED_EACH} run, times {number // COMPILED_EACH})",
     }
