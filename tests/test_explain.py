@@ -5,6 +5,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from optlab.equations import explanation as explanation_module
 from optlab.equations import interpret, recurrence
 from optlab.equations.numeric import run as run_in_numbers
 
+README = Path(__file__).parent.parent / "README.md"
 EXACT = 1e-12
 IN_FLOAT32 = "multiplies by a power of the step that it rounds to float32"
 TOLERANCES = {
@@ -70,6 +72,13 @@ def test_equations_are_what_is_run(name):
 def test_what_is_not_explained_has_its_reason(name):
     with pytest.raises(interpret.Inexpressible, match=re.escape(NOT_EXPLAINED[name])):
         explain(FACTORIES[name])
+
+
+def test_the_readme_names_every_alias_without_equations():
+    section = README.read_text().partition("Of optlab's optimizers")[2].partition("A norm or a mean")[0]
+    aliases = {name for name in NOT_EXPLAINED if not name.startswith("optax.contrib.")}
+    assert {f"optax.{name}" for name in re.findall(r"`(\w+)`", section)} == aliases
+    assert "all but three" in " ".join(section.split())
 
 
 def test_every_alias_of_optax_is_discovered():
