@@ -367,6 +367,10 @@ CHANGED = {
     "an axis": ({"learning_rates": (0.3, 0.5)}, "learning_rates: [0.3, 30.0] -> [0.3, 0.5]"),
     "the core": ({"b2": 0.5}, "core: adam(b1=0.9, b2=0.999, eps=0.001) -> adam(b1=0.9, b2=0.5, eps=0.001)"),
     "the task": ({"task": tiny.tiny(steps=6)}, "steps: 12 -> 6; every: 4 -> 2"),
+    "the schedule": (
+        {"schedule": "cosine"},
+        "description: a noisy line -> a noisy line; learning rate by the schedule cosine; schedule: None -> cosine",
+    ),
     "memory": ({"memory": "1GiB"}, "memory: 2147483648 -> 1073741824"),
 }
 

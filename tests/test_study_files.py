@@ -52,6 +52,7 @@ def test_a_file_says_what_the_dataclass_says(tmp_path: Path) -> None:
         seeds = 3
         steps = 40
         every = 20
+        schedule = "cosine"
         core = "amsgrad"
         b2 = 0.98
         memory = "500MB"
@@ -69,6 +70,7 @@ def test_a_file_says_what_the_dataclass_says(tmp_path: Path) -> None:
         seeds=3,
         steps=40,
         every=20,
+        schedule="cosine",
         core="amsgrad",
         b2=0.98,
         memory="500MB",
@@ -104,6 +106,10 @@ BAD = {
     "an unknown coupling": ("couplings = ['loose']", "unknown coupling 'loose'; known are natural, lr, schedule"),
     "an unknown gate": ("gates = ['open']", "unknown gate 'open'; known are none, cautious, stable"),
     "an unknown target": ("target = 'mean'", "unknown target 'mean'; known are zero, init"),
+    "an unknown schedule": (
+        "schedule = 'step'",
+        "unknown schedule 'step'; known are constant, linear, cosine, warmup_cosine",
+    ),
     "an unknown core": ("core = 'adamw'", "unknown core 'adamw'; known are adam, amsgrad, laprop, lion, momentum"),
     "a hyperparameter of another core": ("core = 'momentum'\nb2 = 0.9", "the core momentum has no b2; it takes b1"),
     "a hyperparameter out of range": ("b2 = 1.5", "the core adam: b2 must be in [0, 1), got 1.5"),

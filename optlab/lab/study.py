@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from optlab.hyperparameters import canonical, check
 from optlab.lab.cores import CORES, hyperparameters
+from optlab.lab.schedules import SCHEDULES, schedule
 from optlab.lab.tasks import TASKS, Task
 from optlab.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.transform import Transform
@@ -58,6 +59,7 @@ class Study:
       seeds: how many; run `s` draws its data, initial weights and batches from seed `s`, whatever its cell.
       steps: updates per run; None for the task's own number.
       every: steps between measurements, a divisor of the steps; None for the task's own number.
+      schedule: a name in `optlab.lab.schedules.SCHEDULES`, in place of the task's own; None for that.
       core: a name in `optlab.lab.cores.CORES`, or a transform, which `Decay.apply_to` then places the decay in.
       b1, b2, eps: of a core that is given by name; None for its default.
       memory: what the runs that are trained at once may take, over all devices of a process together; bytes, or a text
@@ -77,6 +79,7 @@ class Study:
     seeds: int = 10
     steps: int | None = None
     every: int | None = None
+    schedule: str | None = None
     core: str | Transform = "adam"
     b1: float | None = None
     b2: float | None = None
@@ -89,6 +92,8 @@ class Study:
         for axis, known in (("sites", SITES), ("couplings", (NATURAL, *COUPLINGS)), ("gates", GATES)):
             _require_known(axis.removesuffix("s"), self._axis(axis), known)
         _require_known("target", [self.target], TARGETS)
+        if self.schedule is not None:
+            _require_known("schedule", [self.schedule], SCHEDULES)
         for axis in ("learning_rates", "weight_decays"):
             for value in self._axis(axis):
                 if not _is_number(value) or not 0 <= value < math.inf:
@@ -120,7 +125,7 @@ class Study:
         return tuple(values)
 
     def make_task(self) -> Task:
-        """The task, with this study's numbers of steps.
+        """The task, with this study's numbers of steps and its schedule.
 
         Raises:
           StudyError: they do not fit each other or the task, or the task does not hold together.
@@ -131,6 +136,10 @@ class Study:
                 task = TASKS[task](**({} if self.steps is None else {"steps": self.steps}))
             if self.every is not None:
                 task = dataclasses.replace(task, every=self.every)
+            if self.schedule is not None:
+                instead = " in place of the task's own" if task.schedule is not None else ""
+                said = f"{task.description}; learning rate by the schedule {self.schedule}{instead}"
+                task = dataclasses.replace(task, description=said, schedule=schedule(self.schedule, task.steps))
             task.check()
             return task
         except ValueError as error:
@@ -220,7 +229,7 @@ class Study:
         grids = {name: list(getattr(self, name)) for name in ("learning_rates", "weight_decays")}
         own = {"task": task.name, "description": task.description, "steps": task.steps, "every": task.every}
         more = {"target": self.target, "seeds": self.seeds, "core": self.core_text(), "memory": self.memory_bytes()}
-        return own | lists | grids | more
+        return own | lists | grids | more | {"schedule": self.schedule}
 
     def __str__(self) -> str:
         changed = {
