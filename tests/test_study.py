@@ -99,7 +99,7 @@ def test_divergence_is_recorded(small: xr.Dataset) -> None:
 
 def test_digits_draws_the_share_of_wrong_labels_it_states() -> None:
     task = digits()
-    images, labels = digits.__globals__["_all_images"]()
+    images, labels = digits.__globals__["all_images"]()
     clean = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     wrong = []
     for seed in range(10):

@@ -23,9 +23,9 @@ from optlab.lab import TASKS, Split, Task, supervised
 from optlab.lab.study import Study, StudyError
 from optlab.lab.tasks import digits, modular, python_lm_small
 
-convolutional, landscapes, language, pairs, smooth = (
+convolutional, dense, landscapes, language, pairs, smooth = (
     importlib.import_module(f"optlab.lab.tasks.{name}")
-    for name in ("digits_conv", "landscapes", "python_lm", "modular", "supervised")
+    for name in ("digits_conv", "digits_dense", "landscapes", "python_lm", "modular", "supervised")
 )
 
 pytestmark = pytest.mark.xdist_group("tasks")
@@ -33,6 +33,7 @@ pytestmark = pytest.mark.xdist_group("tasks")
 WEIGHTS = {
     "digits": 4_810,
     "digits_conv": 6_090,
+    "digits_dense": 3_530,
     "python_lm": 1_288_448,
     "python_lm_small": 137_216,
     "modular": 19_707,
@@ -55,6 +56,7 @@ def _one_device():
 PROGRESS = {
     "digits": (100, 3e-3, "validation_loss", 2.2, 0.8),
     "digits_conv": (60, 3e-3, "validation_loss", 2.2, 0.9),
+    "digits_dense": (100, 3e-3, "validation_loss", 2.2, 0.8),
     "python_lm_small": (60, 1e-2, "validation_bits_per_byte", 7.9, 4.8),
     "modular": (120, 3e-3, "train_loss", 4.0, 0.8),
     "rosenbrock": (500, 3e-2, "train_loss", 4.0, 1.0),
@@ -105,7 +107,7 @@ def test_a_task_is_whole_and_says_its_size(name: str) -> None:
     assert re.search(rf"^\| .*`{name}`.* \| {WEIGHTS[name]:,} \| ", README, flags=re.MULTILINE)
     documentation = TASKS[name].__doc__
     assert documentation is not None
-    if name in ("digits_conv", "python_lm", "python_lm_small"):
+    if name in ("digits_conv", "digits_dense", "python_lm", "python_lm_small"):
         assert f"{WEIGHTS[name]:,} weights" in documentation
 
 
@@ -137,7 +139,7 @@ def test_batches_are_functions_of_seed_and_step(name: str) -> None:
     require_pure_batches(small(name).batch, data(KEY))
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_conv", "python_lm", "python_lm_small"])
+@pytest.mark.parametrize("name", ["digits", "digits_conv", "digits_dense", "python_lm", "python_lm_small"])
 def test_batches_part_by_seed_and_by_step(name: str) -> None:
     draw, _, batch = compiled(name)
     data = draw(KEY)
@@ -163,7 +165,7 @@ def test_a_batch_with_a_memory_is_rejected() -> None:
 def test_data_and_initial_weights_are_functions_of_the_seed(name: str) -> None:
     data, init, _ = compiled(name)
     assert identical(data(KEY), data(KEY))
-    assert identical(data(KEY), data(OTHER_KEY)) == (name not in ("digits", "digits_conv", "modular"))
+    assert identical(data(KEY), data(OTHER_KEY)) == (name not in ("digits", "digits_conv", "digits_dense", "modular"))
     assert identical(init(KEY), init(KEY))
     assert not identical(init(KEY), init(OTHER_KEY))
 
@@ -251,6 +253,52 @@ def test_the_convolution_is_that_of_flax() -> None:
     convolved, expected, halved, pooled = both()
     np.testing.assert_allclose(convolved, expected, atol=1e-5)
     np.testing.assert_array_equal(halved, pooled)
+
+
+# digits_dense ---------------------------------------------------------------------------------------------------------
+
+
+def dead_weights(name: str) -> int:
+    """How many weights have no gradient before or after the first step."""
+    task, (draw, init, _) = small(name), compiled(name)
+
+    @jax.jit
+    def gradients(data: Any, params: Any) -> tuple[Any, Any]:
+        first = jax.grad(task.loss)(params, task.batch(data, KEY, jnp.int32(0)))
+        moved = jax.tree.map(lambda weight, slope: weight - 0.1 * slope, params, first)
+        return first, jax.grad(task.loss)(moved, task.batch(data, KEY, jnp.int32(1)))
+
+    dead = jax.tree.map(
+        lambda first, second: int(((first == 0) | (second == 0)).sum()), *gradients(draw(KEY), init(KEY))
+    )
+    return sum(jax.tree.leaves(dead))
+
+
+def test_no_weight_of_the_dense_digits_is_dead() -> None:
+    assert dead_weights("digits_dense") == 0
+    assert dead_weights("digits") >= 3 * 64
+
+
+@pytest.mark.parametrize("change", ["all pixels", "relu"])
+def test_the_dense_digits_need_both_of_their_changes(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, change, dense.digits_dense)
+    if change == "relu":
+        monkeypatch.setattr(nnx, "tanh", nnx.relu)
+    else:
+        monkeypatch.setattr(dense, "pixels", lambda: np.arange(64))
+    assert dead_weights(change) > 0
+
+
+def test_the_dense_digits_are_the_digits_without_the_pixels_that_seldom_vary() -> None:
+    (draw, *_), (draw_dense, *_) = compiled("digits"), compiled("digits_dense")
+    kept = dense.pixels()
+    assert 0 < len(kept) < 64
+    for (images, labels), (fewer, same) in zip(draw(KEY), draw_dense(KEY), strict=True):
+        np.testing.assert_array_equal(np.asarray(images)[:, kept], fewer)
+        np.testing.assert_array_equal(labels, same)
+    data = draw_dense(KEY)
+    varies = jax.jit(jax.vmap(lambda step: small("digits_dense").batch(data, KEY, step)[0].any(0)))
+    assert varies(jnp.arange(1000, dtype=jnp.int32)).all()
 
 
 # python_lm ------------------------------------------------------------------------------------------------------------

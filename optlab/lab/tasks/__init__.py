@@ -2,6 +2,7 @@
 
 from optlab.lab.tasks.digits import digits
 from optlab.lab.tasks.digits_conv import digits_conv
+from optlab.lab.tasks.digits_dense import digits_dense
 from optlab.lab.tasks.landscapes import beale, quadratic, rosenbrock
 from optlab.lab.tasks.modular import modular
 from optlab.lab.tasks.python_lm import python_lm, python_lm_small
@@ -10,7 +11,7 @@ from optlab.lab.tasks.task import Task
 
 TASKS = {
     task.__name__: task
-    for task in (digits, digits_conv, python_lm, python_lm_small, modular, rosenbrock, beale, quadratic)
+    for task in (digits, digits_conv, digits_dense, python_lm, python_lm_small, modular, rosenbrock, beale, quadratic)
 }
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "cross_entropy",
     "digits",
     "digits_conv",
+    "digits_dense",
     "modular",
     "python_lm",
     "python_lm_small",

@@ -32,14 +32,15 @@ class Network(nnx.Module):
 
 
 @functools.cache
-def _all_images() -> tuple[np.ndarray, np.ndarray]:
+def all_images() -> tuple[np.ndarray, np.ndarray]:
+    """The 1797 images of shape (64,) in [0, 1], and their labels."""
     images, labels = load_digits(return_X_y=True)
     return np.asarray(images / 16, np.float32), np.asarray(labels, np.int32)
 
 
 def draw(key: jax.Array) -> Split:
     """Images of shape (n, 64) in [0, 1] with their labels; those of `train` are partly wrong."""
-    images, labels = map(jnp.asarray, _all_images())
+    images, labels = map(jnp.asarray, all_images())
     order_key, which_key, shift_key = jax.random.split(key, 3)
     order = jax.random.permutation(order_key, len(labels))
     images, labels = images[order], labels[order]
