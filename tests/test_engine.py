@@ -371,6 +371,7 @@ CHANGED = {
         {"schedule": "cosine"},
         "description: a noisy line -> a noisy line; learning rate by the schedule cosine; schedule: None -> cosine",
     ),
+    "what is measured": ({"measure_decay": True}, "measure_decay: False -> True"),
     "memory": ({"memory": "1GiB"}, "memory: 2147483648 -> 1073741824"),
 }
 
@@ -458,7 +459,7 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     text = (
         'task = "quadratic"\nsites = ["none", "update"]\nlearning_rates = [1e-3]\nweight_decays = [0.1, 1.0]\nseeds = 2'
     )
-    (tmp_path / "shared.toml").write_text(f"{text}\nsteps = 4\nevery = 4\n")
+    (tmp_path / "shared.toml").write_text(f"{text}\nsteps = 4\nevery = 4\nmeasure_decay = true\n")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{free.getsockname()[1]}"

@@ -53,6 +53,7 @@ def test_a_file_says_what_the_dataclass_says(tmp_path: Path) -> None:
         steps = 40
         every = 20
         schedule = "cosine"
+        measure_decay = true
         core = "amsgrad"
         b2 = 0.98
         memory = "500MB"
@@ -71,6 +72,7 @@ def test_a_file_says_what_the_dataclass_says(tmp_path: Path) -> None:
         steps=40,
         every=20,
         schedule="cosine",
+        measure_decay=True,
         core="amsgrad",
         b2=0.98,
         memory="500MB",
@@ -110,6 +112,7 @@ BAD = {
         "schedule = 'step'",
         "unknown schedule 'step'; known are constant, linear, cosine, warmup_cosine",
     ),
+    "neither true nor false": ("measure_decay = 1", "measure_decay must be true or false, got 1"),
     "an unknown core": ("core = 'adamw'", "unknown core 'adamw'; known are adam, amsgrad, laprop, lion, momentum"),
     "a hyperparameter of another core": ("core = 'momentum'\nb2 = 0.9", "the core momentum has no b2; it takes b1"),
     "a hyperparameter out of range": ("b2 = 1.5", "the core adam: b2 must be in [0, 1), got 1.5"),

@@ -18,11 +18,12 @@ import optax
 import xarray as xr
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from optlab.lab import results
+from optlab.lab import record, results
 from optlab.lab.formulas import as_text, formulas
 from optlab.lab.store import Store
 from optlab.lab.study import Structure, Study, StudyError
 from optlab.lab.tasks import Task
+from optlab.sites import Decay
 
 CPU_RUNS = 64  # per device at once; on CPUs more is slower per run, because weights and state leave the caches
 RUN_ONCE: dict[str, Any] = {"xla_backend_optimization_level": 1}  # of programs that take longer to compile than to run
@@ -49,48 +50,91 @@ def start(task: Task, seed: Any) -> Start:
 
 
 class Carry(NamedTuple):
-    """A run under way; `diverged_at` is after how many updates its loss was first out of bounds, or `NEVER`."""
+    """A run under way.
+
+    Attributes:
+      diverged_at: after how many updates its loss was first out of bounds, or `NEVER`.
+      plain_state: of `Treatment.plain`.
+    """
 
     params: Any
     state: Any
     diverged_at: jax.Array
+    plain_state: Any = None
 
 
 class Treatment(NamedTuple):
-    """What a structure does to training at one cell: what it adds to the loss, and the transform of the gradient."""
+    """What a structure does to training at one cell.
+
+    Attributes:
+      penalty: what it adds to the loss.
+      tx: the transform of the gradient.
+      target: the weights that decay pulls towards; None for zero.
+      measured: whether to measure how much of a step is decay.
+      plain: `tx` without decay, to measure by; None where `tx` has none, or nothing is measured.
+    """
 
     penalty: Callable[[Any], jax.Array]
     tx: optax.GradientTransformation
+    target: Any
+    measured: bool
+    plain: optax.GradientTransformation | None
+
+    def launch(self, params: Any) -> Carry:
+        """The run that begins with these weights."""
+        plain_state = None if self.plain is None else self.plain.init(params)
+        return Carry(params, self.tx.init(params), jnp.int32(NEVER), plain_state)
 
 
 def treatment(
     study: Study, task: Task, structure: Structure, learning_rate: Any, weight_decay: Any, params: Any
 ) -> Treatment:
     """The hyperparameters may be traced; `params` are those that the run begins with."""
-    decay = structure.decay(study.target)
+    decay, core = structure.decay(study.target), study.make_core()
+
+    def place(decay: Decay) -> optax.GradientTransformation:
+        return decay.apply_to(core, learning_rate, weight_decay, schedule=task.schedule)
+
     return Treatment(
         decay.penalize(lambda params: jnp.zeros(()), weight_decay, init_params=params),
-        decay.apply_to(study.make_core(), learning_rate, weight_decay, schedule=task.schedule),
+        place(decay),
+        params if decay.target == "init" else None,
+        study.measure_decay,
+        place(Decay("none")) if study.measure_decay and decay.site != "none" else None,
     )
 
 
-def advance(task: Task, treated: Treatment, begin: Start, carry: Carry, first: Any) -> Carry:
-    """The run after `task.every` more updates, from number `first`; one that has diverged keeps its params."""
+def advance(
+    task: Task, treated: Treatment, begin: Start, carry: Carry, first: Any
+) -> tuple[Carry, dict[str, jax.Array]]:
+    """The run after `task.every` more updates, from number `first`, and how much of them was decay, if it is measured.
+
+    One that has diverged keeps its params.
+    """
 
     def objective(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         loss = task.loss(params, batch)
         return loss + treated.penalty(params).astype(loss.dtype), loss
 
-    def step(carry: Carry, number: jax.Array) -> tuple[Carry, None]:
+    def step(carry: Carry, number: jax.Array) -> tuple[Carry, Any]:
         batch = task.batch(begin.data, begin.batch_key, number)
         (_, loss), grads = jax.value_and_grad(objective, has_aux=True)(carry.params, batch)
         diverged_at = _checked(task, carry.diverged_at, loss, number)
         updates, state = treated.tx.update(grads, carry.state, carry.params)
         moved = optax.apply_updates(carry.params, updates)
         params = jax.tree.map(partial(jnp.where, diverged_at == NEVER), moved, carry.params)
-        return Carry(params, state, diverged_at), None
+        if not treated.measured:
+            return Carry(params, state, diverged_at), {}
+        plain, plain_state = updates, None
+        if treated.plain is not None:
+            grads = jax.grad(task.loss)(carry.params, batch)  # without the penalty; XLA finds both in one pass
+            plain, plain_state = treated.plain.update(grads, carry.plain_state, carry.params)
+        away = carry.params if treated.target is None else optax.tree.sub(carry.params, treated.target)
+        measured = record.of_step(updates, plain, away), diverged_at == NEVER
+        return Carry(params, state, diverged_at, plain_state), measured
 
-    return jax.lax.scan(step, carry, first + jnp.arange(task.every, dtype=jnp.int32))[0]
+    carry, measured = jax.lax.scan(step, carry, first + jnp.arange(task.every, dtype=jnp.int32))
+    return carry, record.over_window(*measured) if measured else {}
 
 
 def _checked(task: Task, diverged_at: jax.Array, loss: jax.Array, updates: Any) -> jax.Array:
@@ -198,9 +242,9 @@ class Programs:
             return treatment(self._study, self._task, structure, rate, decay, begin.params)
 
         def launch(rate: Any, decay: Any, begin: Start) -> Carry:
-            return Carry(begin.params, treated(rate, decay, begin).tx.init(begin.params), jnp.int32(NEVER))
+            return treated(rate, decay, begin).launch(begin.params)
 
-        def train(rate: Any, decay: Any, begin: Start, carry: Carry, first: Any) -> Carry:
+        def train(rate: Any, decay: Any, begin: Start, carry: Carry, first: Any) -> tuple[Carry, dict[str, jax.Array]]:
             return advance(self._task, treated(rate, decay, begin), begin, carry, first)
 
         seeds, cells = self.padded(shape)
@@ -232,7 +276,8 @@ class Programs:
     def run(self, chunk: "Chunk") -> Iterator[dict[str, np.ndarray]]:
         """Trains, and gives the measurements over (seeds, cells) after each `task.every` updates.
 
-        Once no run is left that has not diverged nothing changes any more, and nothing is computed.
+        Once no run is left that has not diverged nothing changes any more, and nothing is computed. How much of the
+        updates was decay, if it is measured, is over (seeds, cells, layers).
         """
         shape, padded = chunk.shape, self.padded(chunk.shape)
         _, draw = self.make_starts(padded.seeds)
@@ -249,12 +294,15 @@ class Programs:
         measured: dict[str, np.ndarray] = {}
         for first in range(0, self._task.steps, self._task.every):
             if not measured or (measured["diverged_at"] == NEVER).any():
-                carry = train(rate, decay, begin, carry, np.int32(first))
+                carry, strength = train(rate, decay, begin, carry, np.int32(first))
                 updates = np.int32(first + self._task.every)
                 metrics = measure(begin, carry.params, carry.diverged_at, updates)
                 carry = carry._replace(diverged_at=metrics["diverged_at"])
-                fetched = jax.device_get(metrics)
+                fetched = jax.device_get(metrics | strength)
                 measured = {name: values[: len(seeds), : len(cells)] for name, values in fetched.items()}
+            else:
+                none = {name: np.full_like(measured[name], np.nan) for name in record.NAMES if name in measured}
+                measured = measured | none
             yield measured
 
 
@@ -375,7 +423,7 @@ def run(
             underway = chunk.runs() * len(measurements) * task.every / task.steps
             failed = diverged + _diverged(measured)
             progress(Progress(str(chunk.structure), done, underway, study.runs(), resumed, failed))
-        curves = {name: np.stack([each[name] for each in measurements], axis=-1) for name in measured}
+        curves = {name: np.stack([each[name] for each in measurements], axis=2) for name in measured}
         kept.save(number, chunk, curves | {"diverged_at": measured["diverged_at"]})
         done, diverged = done + chunk.runs(), diverged + _diverged(measured)
     while kept.begun() and not all(kept.holds(number) for number in range(len(cut))):
@@ -458,9 +506,9 @@ def _runs_at_once(study: Study, task: Task, programs: Programs) -> int:
     memory, devices = study.memory_bytes(), jax.local_devices()
 
     def carried(structure: Structure) -> int:
-        def launch(seed: Any) -> Any:
+        def launch(seed: Any) -> Carry:
             params = start(task, seed).params
-            return params, treatment(study, task, structure, 0.1, 0.1, params).tx.init(params)
+            return treatment(study, task, structure, 0.1, 0.1, params).launch(params)
 
         leaves = jax.tree.leaves(jax.eval_shape(launch, _abstract(jnp.int32)))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from optlab.lab import record
 from optlab.lab.store import replace
 from optlab.lab.study import Structure, Study, StudyError
 from optlab.lab.tasks import Task
@@ -28,7 +29,7 @@ CONFIDENCE = 0.95
 
 
 class Part(NamedTuple):
-    """Finished runs of one structure: `arrays` over (seeds, cells), the curves over (seeds, cells, step) too."""
+    """Finished runs of one structure: `arrays` over (seeds, cells), the curves over (seeds, cells, step, ...)."""
 
     structure: Structure
     seeds: tuple[int, int]
@@ -43,10 +44,15 @@ def assemble(study: Study, task: Task, parts: Sequence[Part], attrs: Mapping[str
     updates (-1: never), and `trained`, which is False for a combination without meaning, whose metrics are NaN; over
     `AXES` and `step` the curve of every metric, `curve_<metric>`. The site `none` has the same runs at every decay,
     coupling and gate.
+
+    With `measure_decay` it has `decay_share` and `decay_rate`, see `record.of_step`, over `AXES` and `layer`, and their
+    curves over `AXES`, `step` and `layer`: means over the steps since the measurement before, without those after a run
+    diverged, NaN where there are no others.
     """
     curves = {name: _grid(study, parts, name, np.nan) for name in parts[0].arrays if name != "diverged_at"}
     steps = np.arange(task.every, task.steps + 1, task.every, dtype=np.int32)
     diverged_at = _grid(study, parts, "diverged_at", -1)
+    strength = {name: curves.pop(name) for name in record.NAMES if name in curves}
     finals = {name: curve[..., -1] for name, curve in curves.items()}
     finals |= {name: np.asarray(value, np.float32) for name, value in _summaries(task, steps, curves).items()}
     finals |= {"diverged_at": diverged_at.astype(np.int32), "diverged": diverged_at != -1}
@@ -62,6 +68,10 @@ def assemble(study: Study, task: Task, parts: Sequence[Part], attrs: Mapping[str
     }
     variables = {name: (AXES, values) for name, values in finals.items()}
     variables |= {f"curve_{name}": ((*AXES, "step"), values) for name, values in curves.items()}
+    if strength:
+        coordinates["layer"] = record.layers(jax.eval_shape(task.init, jax.random.key(0)))
+        variables |= {name: ((*AXES, "layer"), values[..., -1, :]) for name, values in strength.items()}
+        variables |= {f"curve_{name}": ((*AXES, "step", "layer"), values) for name, values in strength.items()}
     return xr.Dataset(variables, coordinates, attrs)
 
 

@@ -60,6 +60,7 @@ class Study:
       steps: updates per run; None for the task's own number.
       every: steps between measurements, a divisor of the steps; None for the task's own number.
       schedule: a name in `optlab.lab.schedules.SCHEDULES`, in place of the task's own; None for that.
+      measure_decay: whether to measure, beside every run, how much of its steps was decay; see `optlab.lab.record`.
       core: a name in `optlab.lab.cores.CORES`, or a transform, which `Decay.apply_to` then places the decay in.
       b1, b2, eps: of a core that is given by name; None for its default.
       memory: what the runs that are trained at once may take, over all devices of a process together; bytes, or a text
@@ -80,6 +81,7 @@ class Study:
     steps: int | None = None
     every: int | None = None
     schedule: str | None = None
+    measure_decay: bool = False
     core: str | Transform = "adam"
     b1: float | None = None
     b2: float | None = None
@@ -103,6 +105,8 @@ class Study:
             number = getattr(self, name)
             if (number is None and name == "seeds") or not (number is None or _is_whole(number)):
                 raise StudyError(f"{name} must be a whole number from 1, got {number}")
+        if not isinstance(self.measure_decay, bool):
+            raise StudyError(f"measure_decay must be true or false, got {self.measure_decay!r}")
         if isinstance(self.task, Task):
             if self.steps is not None:
                 raise StudyError(f"steps belong to the task {self.task.name}: leave them out, or change the task's")
@@ -229,7 +233,7 @@ class Study:
         grids = {name: list(getattr(self, name)) for name in ("learning_rates", "weight_decays")}
         own = {"task": task.name, "description": task.description, "steps": task.steps, "every": task.every}
         more = {"target": self.target, "seeds": self.seeds, "core": self.core_text(), "memory": self.memory_bytes()}
-        return own | lists | grids | more | {"schedule": self.schedule}
+        return own | lists | grids | more | {"schedule": self.schedule, "measure_decay": self.measure_decay}
 
     def __str__(self) -> str:
         changed = {
