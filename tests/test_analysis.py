@@ -105,7 +105,6 @@ def test_equal_strength_out_of_reach_is_said():
 MADE = {
     "timescale": ({"a": 200.0, "b": 1.5}, lambda rate, decay: 200 + 1.5 / (rate * decay)),
     "timescales": ({"a": 2.0, "b": 0.7}, lambda rate, decay: 2 / rate + 0.7 / (rate * decay)),
-    "uncoupled": ({"a": 2.0, "b": 0.7}, lambda rate, decay: 2 / rate + 0.7 / decay),
     "power": (
         {"a": 3.0, "b": 2.0, "p": 0.8, "q": 1.1, "r": 0.6},
         lambda rate, decay: 3 / rate**0.8 + 2 / (rate**1.1 * decay**0.6),
@@ -140,7 +139,7 @@ def test_cells_that_never_get_there_are_left_out_of_a_law():
     never = grid(lambda site, rate, decay: law(rate, decay) if decay >= 10 else np.inf)
     with pytest.raises(ValueError, match="update has 4 cells in which every run has metric, too few for the 5 numbers"):
         analysis.fit_law(never, "update", "metric", "power")
-    with pytest.raises(ValueError, match="unknown form 'linear'; known are timescale, timescales, uncoupled, power"):
+    with pytest.raises(ValueError, match="unknown form 'linear'; known are timescale, timescales, power"):
         analysis.fit_law(made, "update", "metric", "linear")
 
 

@@ -211,7 +211,6 @@ class Form(NamedTuple):
 FORMS = {
     "timescale": Form("a + b/(lr*wd)", lambda n, lr, wd: n[0] + n[1] / (lr * wd), (100.0, 1.0)),
     "timescales": Form("a/lr + b/(lr*wd)", lambda n, lr, wd: n[0] / lr + n[1] / (lr * wd), (1.0, 1.0)),
-    "uncoupled": Form("a/lr + b/wd", lambda n, lr, wd: n[0] / lr + n[1] / wd, (1.0, 1.0)),
     "power": Form(
         "a/lr**p + b/(lr**q * wd**r)",
         lambda n, lr, wd: n[0] / lr ** n[2] + n[1] / (lr ** n[3] * wd ** n[4]),
