@@ -1,25 +1,36 @@
 """The folder of a study: its dataset, its figures and one page that tells what they say."""
 
+import functools
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib.pyplot as plt
+import matplotlib
 import xarray as xr
+from matplotlib.figure import Figure
 
-from optlab.lab import figures, results
+from optlab.lab import figures, results, tooltips
 from optlab.lab.formulas import from_text
 from optlab.lab.store import Store, replace
 from optlab.lab.study import StudyError
 
-FIGURES = {"maps": figures.maps, "gains": figures.gain_curves, "curves": figures.curves}
+FIGURES: dict[str, Callable[..., Figure | None]] = {
+    "maps": figures.maps,
+    "gains": figures.gain_curves,
+    "curves": figures.curves,
+    "effective_decay": figures.effective_decay,
+    "equal_norm": figures.at_equal_strength,
+    "equal_share": functools.partial(figures.at_equal_strength, strength="decay_share"),
+    "trajectories": figures.trajectories,
+}
+NARROW = 4.4
 PAGE = "report.html"
 
 
 def file_names() -> list[str]:
-    """What a study's folder holds; `gains` only with the site `none`, `curves` only with several measurements."""
+    """What a study's folder may hold: its figures are those that its data allows."""
     return [results.FILE, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")), PAGE]
 
 
@@ -62,31 +73,53 @@ def write(data: xr.Dataset, folder: Path) -> list[str]:
 
 def render(data: xr.Dataset, folder: Path) -> list[str]:
     """Writes the figures and the page of a dataset, and gives their names."""
-    drawn = {name: figure for name, make in FIGURES.items() if (figure := make(data)) is not None}
-    for name in FIGURES.keys() - drawn.keys():
+    written, wide = [], {}
+    for name, make in FIGURES.items():
+        figure = make(data)
         for kind in ("png", "svg"):
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+            path = folder / f"{name}.{kind}"
+            if figure is None:
+                path.unlink(missing_ok=True)
+            else:
+                wide[name] = _file(figure, kind)
+                replace(path, wide[name])
+                written.append(path.name)
+    replace(folder / PAGE, page(data, wide).encode())
+    return [*written, PAGE]
+
+
+def _file(figure: Figure, kind: str) -> bytes:
+    """The file of a figure, the same for the same data."""
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # what was laid out once fits every kind
+    buffer = io.BytesIO()
+    unsaid = {"Software"} if kind == "png" else {"Creator", "Date", "Format", "Type"}
+    with matplotlib.rc_context({"svg.hashsalt": "optlab"}):
+        figure.savefig(buffer, format=kind, dpi=130, metadata=dict.fromkeys(unsaid))
+    return buffer.getvalue()
+
+
+def page(data: xr.Dataset, drawn: Mapping[str, bytes]) -> str:
+    """The report as self-contained HTML.
+
+    Args:
+      data: of a study.
+      drawn: those of `FIGURES` that it has, as SVG, as wide as a screen or a sheet of paper; the page draws them anew
+        for phones.
+    """
+    best, cells = results.best_cells(data), tooltips.texts(data)
     inline = {}
-    for name, figure in drawn.items():
-        for kind in ("png", "svg"):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=130)
-            replace(folder / f"{name}.{kind}", buffer.getvalue())
-        inline[name] = buffer.getvalue().decode()
-        plt.close(figure)
-    replace(folder / PAGE, page(data, inline).encode())
-    return [*(f"{name}.{kind}" for name in drawn for kind in ("png", "svg")), PAGE]
-
-
-def page(data: xr.Dataset, drawn: dict[str, str]) -> str:
-    """The report as self-contained HTML, around the figures as SVG."""
-    best = results.best_cells(data)
+    for name, wide in drawn.items():
+        looks = {"wide": wide, "narrow": _file(FIGURES[name](data, width=NARROW), "svg")}
+        inline[name] = {look: _svg(tooltips.add(svg.decode(), cells), f"{name}-{look}") for look, svg in looks.items()}
     loader = jinja2.PackageLoader("optlab.lab", "")
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     return template.get_template("report.html.j2").render(
         title=data.attrs["task"],
         attrs=data.attrs,
-        drawn={name: _svg(document, name) for name, document in drawn.items()},
+        drawn=inline,
         best=best,
         without=sorted(set(results.by_structure(data).structure.values) - {cell.structure for cell in best}),
         formulas=from_text(data.attrs["equations"]),
@@ -99,4 +132,4 @@ def page(data: xr.Dataset, drawn: dict[str, str]) -> str:
 def _svg(document: str, prefix: str) -> str:
     """The `<svg>` element alone, its identifiers made unique within the page."""
     element = document[document.index("<svg") :]
-    return re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", element)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", element)

@@ -188,14 +188,23 @@ class Best(NamedTuple):
     diverged_share: float
 
 
-def interval(values: np.ndarray) -> Interval:
-    """Mean of `values` and half the width of Student's 95% interval around it."""
-    count = len(values)
+def mean_and_width(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over the last axis of `values`, their mean and half the width of Student's 95% interval around it.
+
+    The width is NaN for a single value.
+    """
+    count = values.shape[-1]
     if count < 2:
-        return Interval(float(values.mean()), float("nan"))
+        return values.mean(-1), np.full(values.shape[:-1], np.nan)
     with np.errstate(invalid="ignore"):
-        width = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
-    return Interval(float(values.mean()), float(width))
+        width = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * values.std(-1, ddof=1) / np.sqrt(count)
+        return values.mean(-1), width
+
+
+def interval(values: np.ndarray) -> Interval:
+    """Mean of `values`, over seeds, and half the width of Student's 95% interval around it."""
+    mean, width = mean_and_width(values)
+    return Interval(float(mean), float(width))
 
 
 def by_structure(results: xr.Dataset) -> xr.Dataset:
@@ -211,6 +220,30 @@ def by_structure(results: xr.Dataset) -> xr.Dataset:
     return xr.concat(parts, "structure", coords=["structure", "site"], combine_attrs="override")
 
 
+def _scores(by_structure: xr.Dataset) -> xr.DataArray:
+    """The mean objective of every cell, larger is better; finite, or NaN where a run diverged."""
+    sign = 1 if by_structure.attrs["maximize"] else -1
+    objective = by_structure[by_structure.attrs["objective"]].where(~by_structure.diverged.any("seed"))
+    return (sign * objective).mean("seed", skipna=False).clip(min=float(np.finfo(np.float32).min))
+
+
+def basin(results: xr.Dataset, tolerance: float = 0.01) -> xr.DataArray:
+    """Whether a cell is as good as the best one of its structure: bool over (structure, learning_rate, weight_decay).
+
+    That is a cell without a diverged run whose mean objective differs from the best one by no more than `tolerance`
+    times its size. Without decay, whose columns are one, it is only ever the first.
+
+    Args:
+      tolerance: relative, >= 0.
+    """
+    rows = by_structure(results)
+    score = _scores(rows).astype(np.float64)
+    best = score.max(["learning_rate", "weight_decay"])
+    inside = score >= best - tolerance * abs(best)
+    first = rows.weight_decay == rows.weight_decay[0]
+    return (inside & (first | (rows.structure != "none"))).transpose("structure", "learning_rate", "weight_decay")
+
+
 def best_decays(results: xr.Dataset) -> xr.Dataset:
     """For every structure and learning rate, the runs at the decay with the best mean objective.
 
@@ -218,9 +251,7 @@ def best_decays(results: xr.Dataset) -> xr.Dataset:
     coordinate over the other two; `score` is the mean objective, its sign such that larger is better.
     """
     results = by_structure(results)
-    sign = 1 if results.attrs["maximize"] else -1
-    objective = results[results.attrs["objective"]].where(~results.diverged.any("seed"))
-    score = (sign * objective).mean("seed", skipna=False).clip(min=float(np.finfo(np.float32).min))
+    score = _scores(results)
     chosen = results.isel(weight_decay=score.fillna(-np.inf).argmax("weight_decay"))
     return chosen.assign(score=score.max("weight_decay")).where(score.notnull().any("weight_decay"))
 
