@@ -198,6 +198,7 @@ def _identify(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
     _needs("lab", "study")
+    _without_windows()
     from optlab.lab import display, engine, report
     from optlab.lab.study import StudyError, find, read
 
@@ -234,6 +235,13 @@ def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
     else:
         _print_best(data)
         print(f"\nwrote {', '.join(names)} to {folder}")
+
+
+def _without_windows() -> None:
+    """Has matplotlib draw to files alone."""
+    import matplotlib
+
+    matplotlib.use("agg")
 
 
 def _one_device_per_core() -> None:
@@ -304,6 +312,7 @@ def _print_best(data: Any) -> None:
 def _report(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     _needs("lab", "report")
+    _without_windows()
     from optlab.lab import report, results
     from optlab.lab.study import StudyError
 

@@ -61,7 +61,10 @@ def maps(results: xr.Dataset, *, width: float = WIDTH) -> Figure:
     )
     legend(figure, keys, entry=2.9)
     core = attrs["core"].partition("(")[0].capitalize()
-    figure.suptitle(f"Where the weight decay acts: {core} on {attrs['task']}, {attrs['steps']} steps", fontsize=11)
+    beside = " " if width > 6 else "\n"
+    figure.suptitle(
+        f"Where the weight decay acts:{beside}{core} on {attrs['task']}, {attrs['steps']} steps", fontsize=11
+    )
     return figure
 
 
@@ -85,19 +88,23 @@ def _cells(
         count = int(failed[row, column])
         colour = colours.to_rgba(value) if np.isfinite(value) else "white"
         look = DIVERGED if count else {"facecolor": colour, "edgecolor": "white", "linewidth": 0.3}
-        panel.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look, gid=cell_id(number, row, column)))
+        panel.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, **look, gid=cell_id(number, row, column), in_layout=False)
+        )
         text = f"{value:.0f}" if share else f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
         if count:
             text = f"{count}/{seeds}" if count < seeds else ""
         dark = not count and np.isfinite(value) and np.mean(colour[:3]) < 0.5
-        panel.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        panel.text(
+            column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black", in_layout=False
+        )
 
 
 def _axes(panel: Axes, structure: str, rates: np.ndarray, decays: np.ndarray) -> None:
     panel.set(xlim=(-0.5, len(decays) - 0.5), ylim=(-0.5, len(rates) - 0.5))
     panel.set_yticks(range(len(rates)), [tick(rate) for rate in rates], fontsize=7.5)
     panel.set_ylabel("learning rate", fontsize=8)
-    panel.set_title(structure, fontsize=10.5, fontweight="bold")
+    panel.set_title(structure, fontsize=10.5, fontweight="bold", loc="left")
     if structure == "none":
         panel.set_xticks([0], ["no decay"], fontsize=7.5)
         panel.spines[["top", "right", "bottom"]].set_visible(False)
