@@ -112,7 +112,9 @@ def page(data: xr.Dataset, drawn: Mapping[str, bytes]) -> str:
     best, cells = results.best_cells(data), tooltips.texts(data)
     inline = {}
     for name, wide in drawn.items():
-        looks = {"wide": wide, "narrow": _file(FIGURES[name](data, width=NARROW), "svg")}
+        narrow = FIGURES[name](data, width=NARROW)
+        assert narrow is not None
+        looks = {"wide": wide, "narrow": _file(narrow, "svg")}
         inline[name] = {look: _svg(tooltips.add(svg.decode(), cells), f"{name}-{look}") for look, svg in looks.items()}
     loader = jinja2.PackageLoader("optlab.lab", "")
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)

@@ -36,7 +36,7 @@ def averages_data(decays: Sequence[float] = (0.9, 0.98), steps: int = 200, seed:
 
 
 def _through(tx: optax.GradientTransformation, signal: np.ndarray) -> np.ndarray:
-    def step(state: optax.OptState, value: jax.Array) -> tuple[optax.OptState, jax.Array]:
+    def step(state: optax.OptState, value: jax.Array) -> tuple[optax.OptState, optax.Updates]:
         average, state = tx.update(value, state)
         return state, average
 

@@ -1,6 +1,5 @@
 """Heat maps of a study: what is reported, learning rate by weight decay."""
 
-import matplotlib.patheffects as effects
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -10,6 +9,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from optlab.lab.figures.style import WIDTH, legend, sheet, spans_decades, tick, unit
 from optlab.lab.results import Best, basin, best_cells, by_structure, is_share, title
@@ -19,7 +19,6 @@ TOLERANCE = 0.01
 BEST = {"edgecolor": "#c00000", "linewidth": 2.2}
 BASIN = {"color": "black", "linewidth": 1.6}
 DIVERGED = {"facecolor": "#e4e4e4", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0}
-HALO = {"foreground": "white"}
 
 
 def maps(results: xr.Dataset, *, width: float = WIDTH) -> Figure:
@@ -49,7 +48,7 @@ def maps(results: xr.Dataset, *, width: float = WIDTH) -> Figure:
         if structure in best:
             _best(panel, cells, best[structure])
         edges = LineCollection(_outline(near[number, :, columns].values), **BASIN, zorder=3, clip_on=False)
-        edges.set_path_effects([effects.withStroke(linewidth=3.2, **HALO)])
+        edges.set_path_effects(_halo(3.2))
         panel.add_collection(edges)
     bar = figure.colorbar(colours, ax=panels, location="top", aspect=50, shrink=0.6, pad=0.01)
     bar.set_label(f"{title(name)}, mean over {results.sizes['seed']} seeds", fontsize=9)
@@ -86,7 +85,7 @@ def _cells(
 ) -> None:  # fmt: skip
     for (row, column), value in np.ndenumerate(scores.values):
         count = int(failed[row, column])
-        colour = colours.to_rgba(value) if np.isfinite(value) else "white"
+        colour = colours.to_rgba(value) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
         look = DIVERGED if count else {"facecolor": colour, "edgecolor": "white", "linewidth": 0.3}
         panel.add_patch(
             Rectangle((column - 0.5, row - 0.5), 1, 1, **look, gid=cell_id(number, row, column), in_layout=False)
@@ -94,7 +93,7 @@ def _cells(
         text = f"{value:.0f}" if share else f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
         if count:
             text = f"{count}/{seeds}" if count < seeds else ""
-        dark = not count and np.isfinite(value) and np.mean(colour[:3]) < 0.5
+        dark = not count and float(np.mean(np.asarray(colour)[:3])) < 0.5
         panel.text(
             column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black", in_layout=False
         )
@@ -117,8 +116,13 @@ def _best(panel: Axes, scores: xr.DataArray, best: Best) -> None:
     row = list(scores.learning_rate.values).index(best.learning_rate)
     column = list(scores.weight_decay.values).index(best.weight_decay)
     outline = Rectangle((column - 0.45, row - 0.45), 0.9, 0.9, fill=False, zorder=4, **BEST)
-    outline.set_path_effects([effects.withStroke(linewidth=4.2, **HALO)])
+    outline.set_path_effects(_halo(4.2))
     panel.add_patch(outline)
+
+
+def _halo(width: float) -> list[AbstractPathEffect]:
+    """White around a line, which then shows on any colour."""
+    return [withStroke(linewidth=width, foreground="white")]
 
 
 def _outline(inside: np.ndarray) -> list[tuple[tuple[float, float], tuple[float, float]]]:

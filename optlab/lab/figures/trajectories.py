@@ -1,5 +1,8 @@
 """The paths of the optimizers over a landscape of two weights."""
 
+import math
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -66,7 +69,7 @@ def trajectories(
     for number, (structure, (xs, ys)) in enumerate(paths.items()):
         on_top = {"linewidth": 1.4 + 0.9 * (len(paths) - 1 - number), "zorder": 3}  # of paths that coincide all show
         panel.plot(xs, ys, label=structure, markersize=6, markevery=[len(xs) - 1], **look[structure] | on_top)
-    points = {"markeredgecolor": "black", "linestyle": "none"}
+    points: dict[str, Any] = {"markeredgecolor": "black", "linestyle": "none"}
     panel.plot([x], [y], marker="o", markersize=9, color="white", label="start", zorder=4, **points)
     panel.plot(*landscape.minimum, marker="*", markersize=17, color="#ffe45c", label="minimum", zorder=2.5, **points)
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="x", ylabel="y")
@@ -91,6 +94,7 @@ def _frame(fixed: np.ndarray, paths: list[np.ndarray]) -> tuple[np.ndarray, np.n
 def _contours(panel: Axes, landscape: Landscape, low: np.ndarray, high: np.ndarray) -> None:
     x, y = np.meshgrid(*(np.linspace(*ends, RESOLUTION, dtype=np.float32) for ends in zip(low, high, strict=True)))
     values = np.asarray(landscape.value(jnp.asarray(x), jnp.asarray(y)))
-    decades = np.log10([max(float(values.min()), float(values.max()) * 1e-6), float(values.max())])
-    levels = np.logspace(*decades, max(2, round(PER_DECADE * float(np.diff(decades)[0]))))
+    highest = float(values.max())
+    lowest = max(float(values.min()), 1e-6 * highest)
+    levels = np.geomspace(lowest, highest, max(2, round(PER_DECADE * math.log10(highest / lowest))))
     panel.contour(x, y, values, levels=levels, norm=LogNorm(), cmap="Greys_r", linewidths=0.7, zorder=0)
