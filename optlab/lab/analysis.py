@@ -82,8 +82,7 @@ def basin(results: xr.Dataset, structure: str, tolerance: float = 0.01) -> Basin
 
     def within(numbers: np.ndarray) -> np.ndarray:
         mean = scores[..., numbers].mean(-1)
-        best = np.nanmax(mean, initial=-np.inf)
-        return mean >= best - tolerance * abs(best)
+        return grids.within(mean, mean.max(), tolerance)
 
     def correlation(numbers: np.ndarray) -> float:
         rate, decay = logs[:, within(numbers)]
@@ -136,8 +135,7 @@ def ridge(results: xr.Dataset, structure: str, rates: Sequence[float]) -> Ridge:
 
     def centres(numbers: np.ndarray) -> np.ndarray:
         mean = scores[..., numbers].mean(-1)
-        best = mean.max(1, keepdims=True)
-        near = mean >= best - 0.005 * abs(best)
+        near = grids.within(mean, mean.max(1, keepdims=True), 0.005)
         return np.array([logs[row].mean() if row.any() else np.nan for row in near])
 
     def slope(numbers: np.ndarray) -> float:

@@ -238,10 +238,14 @@ def basin(results: xr.Dataset, tolerance: float = 0.01) -> xr.DataArray:
     """
     rows = by_structure(results)
     score = _scores(rows).astype(np.float64)
-    best = score.max(["learning_rate", "weight_decay"])
-    inside = score >= best - tolerance * abs(best)
+    inside = within(score, score.max(["learning_rate", "weight_decay"]), tolerance)
     first = rows.weight_decay == rows.weight_decay[0]
     return (inside & (first | (rows.structure != "none"))).transpose("structure", "learning_rate", "weight_decay")
+
+
+def within(score: Any, best: Any, tolerance: float) -> Any:
+    """Whether `score`, of which more is better, differs from the best one by no more than `tolerance` times its size."""
+    return score >= best - tolerance * abs(best)
 
 
 def best_decays(results: xr.Dataset) -> xr.Dataset:

@@ -1,0 +1,580 @@
+"""Seven questions about weight decay, answered from the studies in this folder.
+
+    python examples/studies/answers.py
+
+writes README.md and the figures anew. Every number, and every word that depends on one, is taken from the data while
+the page is written, so that it can't say what the data does not.
+"""
+
+import functools
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from optlab.lab import analysis, figures, results
+from optlab.lab.results import Interval
+
+FOLDER = Path(__file__).parent
+DPI = 80
+
+
+class Answer(NamedTuple):
+    """A question, what the data says, and where to look.
+
+    Attributes:
+      verdict: one sentence with its number, which the project's README repeats.
+      rests_on: which comparison the verdict rests on.
+      evidence: Markdown.
+      name, shows, figure: of the picture: its file, what it shows, and how it is drawn.
+      studies: whose data it is.
+    """
+
+    question: str
+    verdict: str
+    rests_on: str
+    evidence: str
+    name: str
+    shows: str
+    figure: Callable[[], Figure]
+    studies: tuple[str, ...]
+
+
+@functools.cache
+def study(name: str) -> xr.Dataset:
+    """The data of a study in this folder."""
+    return results.load(FOLDER / name / results.FILE)
+
+
+# Numbers and words ----------------------------------------------------------------------------------------------------
+
+
+def points(interval: Interval) -> str:
+    """A difference of accuracies, in percentage points."""
+    return f"{100 * interval.mean:+.1f} ± {100 * interval.half_width:.1f}"
+
+
+def differs(interval: Interval) -> bool:
+    """Whether the interval leaves out zero."""
+    return abs(interval.mean) > interval.half_width
+
+
+def beyond_noise(interval: Interval, better: str, worse: str, same: str) -> str:
+    """The word that the interval allows."""
+    if not differs(interval):
+        return same
+    return better if interval.mean > 0 else worse
+
+
+def runs_at(data: xr.Dataset, structure: str, rate: float | None = None) -> xr.Dataset:
+    """The runs of the best cell of a structure, of all rates or of one."""
+    by_rate = results.best_decays(data).sel(structure=structure)
+    return (
+        by_rate.isel(learning_rate=by_rate.score.argmax("learning_rate"))
+        if rate is None
+        else by_rate.sel(learning_rate=rate)
+    )
+
+
+def difference(data: xr.Dataset, structure: str, other: str, rate: float | None = None) -> Interval:
+    """What is reported in the best cell of one structure minus that of the other, seed by seed."""
+    name = data.attrs["reported"]
+    return results.interval(runs_at(data, structure, rate)[name].values - runs_at(data, other, rate)[name].values)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def paragraph(*sentences: str) -> str:
+    return textwrap.fill(" ".join(sentences), 118, break_long_words=False, break_on_hyphens=False)
+
+
+def claim(supported: bool, sentence: str) -> str:
+    """The sentence, which can't be written where the data does not say so."""
+    if not supported:
+        raise ValueError(f"the data does not say: {sentence}")
+    return sentence
+
+
+def cell(data: xr.Dataset, structure: str, rate: float, decay: float) -> np.ndarray:
+    """What is reported in one cell, over seeds."""
+    rows = results.by_structure(data)[data.attrs["reported"]]
+    return rows.sel(structure=structure, learning_rate=rate, weight_decay=decay).values
+
+
+# The questions --------------------------------------------------------------------------------------------------------
+
+
+def order() -> Answer:
+    data = study("order")
+    cells = [
+        (rate, decay) for rate in data.learning_rate.values.tolist() for decay in data.weight_decay.values.tolist()
+    ]
+    others = ("after", "proximal")
+    apart = {
+        (other, *at): results.interval(cell(data, other, *at) - cell(data, "update", *at))
+        for at in cells
+        for other in others
+    }
+    gentle = max(abs(each.mean) for (_, rate, decay), each in apart.items() if rate * decay < 0.2)
+    parted = [(rate * decay, each.mean) for (_, rate, decay), each in apart.items() if rate * decay > 0.2]
+    verdict = claim(
+        gentle < 0.01 and all(differs(apart[other, 0.1, 3.0]) for other in others),
+        f"No: up to γλ = 0.1 the three orders differ by at most {100 * gentle:.1f} points of accuracy; at "
+        f"γλ = {max(parted)[0]:g} `after` is {100 * max(parted)[1]:.0f} points above `update`, which wipes all weights out.",
+    )
+    rows = [
+        [f"{rate:g}", f"{decay:g}", f"{rate * decay:g}", results.interval(cell(data, "update", rate, decay)).percent()]
+        + [points(apart[other, rate, decay]) for other in others]
+        for rate, decay in cells
+    ]
+
+    def figure() -> Figure:
+        drawn, panel = plt.subplots(figsize=(7, 4), layout="constrained")
+        for number, other in enumerate(others):
+            products = np.array([rate * decay for rate, decay in cells]) * (1 + 0.1 * number)
+            means, widths = 100 * np.array([apart[other, *at] for at in cells]).T
+            panel.errorbar(products, means, widths, fmt="o", capsize=2, label=other)
+        panel.axhline(0, color="#888888", linewidth=1)
+        panel.set_xscale("log")
+        panel.set_xlabel("γλ, the share of the weights that decay takes per step")
+        panel.set_ylabel("test accuracy over update (points)")
+        panel.legend(frameon=False)
+        return drawn
+
+    return Answer(
+        "Does the order before / after / proximal matter at practical γλ?",
+        verdict,
+        "the same cell for all three, seed by seed: their strength is equal by construction, up to (γλ)²",
+        table(["rate γ", "decay λ", "γλ", "`update`", "`after` over it", "`proximal` over it"], rows),
+        "order",
+        "The difference of accuracy over γλ: none up to 0.1, tens of points at 1",
+        figure,
+        ("order",),
+    )
+
+
+def coupling() -> Answer:
+    data = study("coupling")
+    rates = data.learning_rate.values.tolist()
+    meaning = {
+        "update lr": "γηλ: multiplied by the rate, torch and optax",
+        "update corrected": "γη²λ: AdamC",
+        "update schedule": "ηλ: the shape of the schedule alone, as the AdamW paper has it",
+        "update constant": "λ: nothing",
+        "gradient lr": "L2: part of the gradient",
+    }
+    ridges = {structure: analysis.ridge(data, structure, rates) for structure in meaning}
+    best = {found.structure: found for found in results.best_cells(data)}
+    rows = [
+        [f"`{structure}`", meaning[structure], *(f"{each.value:.2g}" for each in found.decays), moved(found.moved)]
+        + [found.slope.text(), best[structure].reported.percent()]
+        for structure, found in ridges.items()
+    ]
+    times = rates[-1] / rates[0]
+    coupled, independent = ridges["update lr"].moved, ridges["update schedule"].moved
+    corrected, l2 = ridges["update corrected"].moved, ridges["gradient lr"].moved
+    verdict = claim(
+        coupled.low > 1 > independent.high and corrected.holds(1) and l2.holds(1),
+        f"When the rate grows {times:.0f} times, the best λ falls {coupled.value:.1f} times where the rate multiplies it, and "
+        f"grows {1 / independent.value:.0f} times where it doesn't, as the AdamW paper has it; AdamC's λ and L2's stay.",
+    )
+
+    def figure() -> Figure:
+        drawn, panel = plt.subplots(figsize=(7.5, 4.4), layout="constrained")
+        for structure, found in ridges.items():
+            values, low, high = np.array(found.decays).T
+            panel.errorbar(rates, values, [values - low, high - values], marker="o", capsize=2, label=structure)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_xlabel("learning rate")
+        panel.set_ylabel("best weight decay")
+        drawn.legend(loc="outside right upper", frameon=False)
+        return drawn
+
+    head = [
+        "decay",
+        "what multiplies it",
+        *(f"best λ at rate {rate:g}" for rate in rates),
+        "moved",
+        "slope",
+        "accuracy",
+    ]
+    return Answer(
+        f"Rate-coupled or independent: how far does the best λ move when the learning rate changes by {times:.0f} times?",
+        verdict,
+        "the best λ at each rate, so every coupling at its own best",
+        table(head, rows),
+        "coupling",
+        "The best decay over the learning rate, one line per coupling",
+        figure,
+        ("coupling",),
+    )
+
+
+def moved(factor: analysis.Estimate) -> str:
+    """How many times larger the best decay is at the highest rate than at the lowest."""
+    return analysis.Estimate(1 / factor.value, 1 / factor.high, 1 / factor.low).text(".2g")
+
+
+STRENGTHS = {"weight_norm": "final weight norm", "decay_share": "share of the steps"}
+
+
+def equal_strength(data: xr.Dataset, reference: str, others: Sequence[str]) -> str:
+    """What each of `others` has over `reference` with as much decay in both, one column per learning rate.
+
+    As much as the best decay of `reference` gives, and as much as the best of the other: what is ahead at both is ahead
+    at equal strength, and what is ahead only at its own is tuned, not better.
+    """
+
+    def over(other: str, strong_as: str, rate: float, strength: str) -> str:
+        first, second = (reference, other) if strong_as == reference else (other, reference)
+        found = analysis.at_equal_strength(data, first, second, rate, strength)
+        if found is None:
+            return "out of reach"
+        return points(found if strong_as == reference else Interval(-found.mean, found.half_width))
+
+    rates = data.learning_rate.values.tolist()
+    rows = [
+        [f"`{other}`", words, f"`{strong_as}`", *(over(other, strong_as, rate, strength) for rate in rates)]
+        for other in others
+        for strength, words in STRENGTHS.items()
+        for strong_as in (reference, other)
+    ]
+    return table([f"over `{reference}`", "equal", "as the best", *(f"rate {rate:g}" for rate in rates)], rows)
+
+
+def always_better() -> Answer:
+    digits, conv, modular = study("sites"), study("sites_conv"), (study("grok_update"), study("grok_l2"))
+    best = difference(digits, "update", "gradient")
+    best_conv = difference(conv, "update", "gradient")
+    names = {"64-64-10 network": digits, "two convolutions": conv}
+    rows = []
+    for name, data in names.items():
+        found = {each.structure: each for each in results.best_cells(data)}
+        for structure in ("none", "gradient", "update"):
+            basin, each = analysis.basin(data, structure), found[structure]
+            against = "" if each.against_none is None else points(each.against_none)
+            rows.append(
+                [name, f"`{structure}`", f"{each.learning_rate:g}", f"{each.weight_decay:g}" if against else ""]
+            )
+            rows[-1] += [
+                each.reported.percent(),
+                against,
+                basin.share.text(),
+                basin.correlation.text() if against else "",
+            ]
+    first = [runs_at(data, site).test_steps_to_95 for data, site in zip(modular, ("update", "gradient"), strict=True)]
+    sooner = results.interval(first[0].values - first[1].values)
+    share = {site: analysis.basin(digits, site).share for site in ("gradient", "update")}
+    head = ["task", "decay", "rate", "λ", "test accuracy", "over none", "basin", "correlation in it"]
+    evidence = [
+        table(head, rows),
+        paragraph(
+            f"On addition modulo 59 the best cell of L2 is {sooner.mean:.0f} ± {sooner.half_width:.0f} steps sooner at 95% of",
+            f"the test pairs than that of `update` ({first[1].mean():.0f} against {first[0].mean():.0f} steps).",
+        ),
+        "At the strength of `update`'s best λ, at each rate, on the 64-64-10 network (points of test accuracy over `update`):",
+        equal_strength(digits, "update", ["gradient"]),
+    ]
+    verdict = claim(
+        not differs(best) and not differs(best_conv) and share["gradient"].value >= share["update"].value,
+        f"No: at their best cells AdamW is {points(best)} points from L2 on digits and {points(best_conv)} with convolutions; "
+        f"{100 * share['gradient'].value:.0f}% of L2's grid and {100 * share['update'].value:.0f}% of AdamW's are within "
+        f"1% of the best.",
+    )
+    return Answer(
+        "Is weight decay always better than L2 for Adam, as the AdamW paper has it?",
+        verdict,
+        "each site's own best cell; the second table compares at equal strength",
+        "\n\n".join(evidence),
+        "sites",
+        "Accuracy over rate and decay, a map per site, the best cell and what is within 1% of it outlined",
+        lambda: figures.maps(digits),
+        ("sites", "sites_conv", "grok_update", "grok_l2"),
+    )
+
+
+STEPS = "test_steps_to_95"
+
+
+def grokking() -> Answer:
+    update, l2, halves = (study(name) for name in ("grok_update", "grok_l2", "grok_halves"))
+    sites = {"update": update, "gradient": l2}
+    forms = ("timescale", "timescales", "power", "logarithm")
+    laws = {}
+    for site, data in sites.items():
+        for form in forms:
+            try:
+                laws[site, form] = analysis.fit_law(data, site, STEPS, form)
+            except ValueError:
+                continue
+    formulas = {form: analysis.FORMS[form].formula for form in forms}
+    fits = [
+        [
+            f"`{site}`",
+            f"`{formulas[form]}`",
+            ", ".join(f"{name} = {each.text('.3g')}" for name, each in law.numbers.items()),
+        ]
+        + [f"{100 * law.error:.0f}%", str(law.cells)]
+        for (site, form), law in laws.items()
+    ]
+    delays = [
+        [f"`{structure}`", f"{rate:g}", f"{decay:g}", _delay(cells.values)]
+        for data in (update, l2, halves)
+        for structure, rows in results.by_structure(data)[STEPS].groupby("structure", squeeze=False)
+        if structure != "none"
+        for rate in data.learning_rate.values
+        for decay in data.weight_decay.values
+        for cells in [rows.isel(structure=0).sel(learning_rate=rate, weight_decay=decay)]
+    ]
+    decoupled, through = laws["update", "timescales"], laws["gradient", "logarithm"]
+    prototype = laws["update", "timescale"]
+    never = not np.isfinite(results.by_structure(update)[STEPS].sel(structure="none")).any()
+    verdict = claim(
+        never and decoupled.error < prototype.error and through.error < laws["gradient", "timescale"].error,
+        f"Only with decay. Under `update` after about {decoupled.numbers['a'].value:.2g}/γ + "
+        f"{decoupled.numbers['b'].value:.2g}/(γλ) steps, good to {100 * decoupled.error:.0f}%; under `gradient` each ten "
+        f"times as much λ saves a fixed number of steps, and the best cell is there first.",
+    )
+
+    def figure() -> Figure:
+        drawn, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
+        for panel, (site, data), law in zip(
+            panels, {"update": update, "gradient": l2}.items(), (decoupled, through), strict=True
+        ):
+            _delays(panel, data, site, law, "timescales" if site == "update" else "logarithm")
+        panels[0].set_ylabel("steps to 95% of the test pairs")
+        return drawn
+
+    evidence = [
+        table(["decay", "law", "numbers", "error", "cells"], fits),
+        table(["decay", "rate γ", "λ", "steps to 95% of the test pairs"], delays),
+    ]
+    return Answer(
+        "When does grokking come, by site, λ and learning rate?",
+        verdict,
+        "every cell in which all seeds got there; the laws need no equal strength",
+        "\n\n".join(evidence),
+        "grokking",
+        "Steps to 95% of the test pairs over λ, with the fitted laws, under update and under gradient",
+        figure,
+        ("grok_update", "grok_l2", "grok_halves"),
+    )
+
+
+def _delays(panel: Axes, data: xr.Dataset, site: str, law: analysis.Law, form: str) -> None:
+    """Every run that got there, and the fitted law, over the decay; one colour per rate."""
+    steps = results.by_structure(data)[STEPS].sel(structure=site)
+    decays = data.weight_decay.values
+    fine = np.geomspace(decays[0], decays[-1], 100)
+    numbers = np.array([each.value for each in law.numbers.values()])
+    for number, rate in enumerate(data.learning_rate.values):
+        reached = steps.sel(learning_rate=rate)
+        for seed in data.seed.values:
+            panel.plot(
+                decays, reached.sel(seed=seed).where(np.isfinite), "o", color=f"C{number}", markersize=4, alpha=0.6
+            )
+        fitted = analysis.FORMS[form].steps(numbers, np.full_like(fine, rate), fine)
+        panel.plot(fine, fitted, color=f"C{number}", label=f"rate {rate:g}")
+    panel.set(xscale="log", yscale="log", xlabel="weight decay λ", title=f"{site}: {analysis.FORMS[form].formula}")
+    panel.legend(frameon=False)
+
+
+def _delay(steps: np.ndarray) -> str:
+    reached = np.isfinite(steps)
+    if reached.all():
+        found = results.interval(steps)
+        return f"{found.mean:.0f} ± {found.half_width:.0f}"
+    return f"{reached.sum()} of {len(steps)} runs" if reached.any() else "never"
+
+
+SETTINGS = {
+    "momentum": "blank pixels, ε = 1e-8",
+    "momentum_dense": "dense gradients, ε = 1e-8",
+    "momentum_eps": "blank pixels, ε = 1e-3",
+}
+
+
+def beside_momentum() -> Answer:
+    rows, found = [], {}
+    for name, setting in SETTINGS.items():
+        data = study(name)
+        failed = results.by_structure(data).diverged
+        for structure in ("direction", "first_moment", "gradient", "update"):
+            found[name, structure] = [difference(data, structure, "none"), difference(data, structure, "none", 1e-2)]
+            best = runs_at(data, structure)
+            rows.append([setting, f"`{structure}`", f"{float(best.learning_rate):g}", f"{float(best.weight_decay):g}"])
+            rows[-1] += [results.interval(best[data.attrs["reported"]].values).percent()]
+            rows[-1] += [
+                *map(points, found[name, structure]),
+                f"{100 * float(failed.sel(structure=structure).mean()):.0f}%",
+            ]
+    head = [
+        "setting",
+        "decay",
+        "best rate",
+        "best λ",
+        "test accuracy",
+        "over none",
+        "over none at rate 0.01",
+        "diverged runs",
+    ]
+    return Answer(
+        "What happens if decay stands beside the momentum, (m̂ + λw)/√v̂?",
+        "",
+        "each site's own best cell, and its best λ at the rate 0.01",
+        table(head, rows),
+        "momentum",
+        "Accuracy over the decay at rate 0.01, in the three settings",
+        lambda: by_decay([(SETTINGS[name], study(name)) for name in SETTINGS], 1e-2),
+        tuple(SETTINGS),
+    )
+
+
+def by_decay(panels: Sequence[tuple[str, xr.Dataset]], rate: float) -> Figure:
+    """What is reported over the decay at one learning rate, with 95% intervals; only cells without a diverged run."""
+    drawn, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels) + 1.5, 4), layout="constrained", sharey=True)
+    for axis, (title, data) in zip(np.atleast_1d(axes), panels, strict=True):
+        rows = results.by_structure(data).sel(learning_rate=rate)
+        for structure in rows.structure.values:
+            row = rows.sel(structure=structure)
+            whole = ~row.diverged.any("seed").values
+            values = 100 * row[data.attrs["reported"]].transpose("weight_decay", "seed").values[whole]
+            if len(values) == 0:
+                continue
+            means, widths = np.array([results.interval(each) for each in values]).T
+            decays = data.weight_decay.values[whole]
+            (line,) = axis.plot(decays, means, marker="." if structure != "none" else None, label=structure)
+            axis.fill_between(decays, means - widths, means + widths, color=line.get_color(), alpha=0.15)
+        axis.set(xscale="log", xlabel="weight decay λ", title=title)
+    np.atleast_1d(axes)[0].set_ylabel(results.title(panels[0][1].attrs["reported"]))
+    drawn.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return drawn
+
+
+def which_half() -> Answer:
+    data = study("sites")
+    rates = data.learning_rate.values.tolist()
+    rows = []
+    for structure in ("gradient", "second_moment", "update"):
+        found = analysis.ridge(data, structure, rates[2:])
+        rows.append([f"`{structure}`", points(difference(data, structure, "none"))])
+        rows[-1] += [points(difference(data, structure, "none", rate)) for rate in rates[1:]]
+        rows[-1] += [found.slope.text(), analysis.basin(data, structure).correlation.text()]
+    head = [
+        "decay",
+        "best cell over none",
+        *(f"at rate {rate:g}" for rate in rates[1:]),
+        "slope of best λ",
+        "in the basin",
+    ]
+    return Answer(
+        "First moment only, second moment only: which half of L2 does the harm?",
+        "",
+        "each half at its own best λ, at every rate; the first half from the settings of the question above",
+        table(head, rows),
+        "halves",
+        "What the best decay adds at every learning rate",
+        lambda: figures.gain_curves(data),
+        ("sites", *SETTINGS),
+    )
+
+
+def variants() -> Answer:
+    data = study("variants")
+    plain = "update lr"
+    others = [name for name in results.by_structure(data).structure.values.tolist() if name not in ("none", plain)]
+    rates = data.learning_rate.values.tolist()
+    rows = []
+    for structure in (plain, *others):
+        best = runs_at(data, structure)
+        rows.append([f"`{structure}`", f"{float(best.learning_rate):g}", f"{float(best.weight_decay):g}"])
+        rows[-1] += [results.interval(best[data.attrs["reported"]].values).percent()]
+        rows[-1] += ["" if structure == plain else points(difference(data, structure, plain))]
+        rows[-1] += ["" if structure == plain else points(difference(data, structure, plain, rate)) for rate in rates]
+    head = ["decay", "rate", "λ", "test accuracy", "over AdamW", *(f"at rate {rate:g}" for rate in rates)]
+    evidence = [
+        table(head, rows),
+        "At the strength of AdamW's best λ, at each rate (points of test accuracy over AdamW):",
+        equal_strength(data, plain, others),
+    ]
+    return Answer(
+        "Do the stable, cautious and corrected variants beat plain AdamW here?",
+        "",
+        "each at its own best cell, and at equal strength",
+        "\n\n".join(evidence),
+        "variants",
+        "",
+        lambda: figures.gain_curves(data),
+        ("variants",),
+    )
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+QUESTIONS = (always_better, beside_momentum, which_half, coupling, variants, grokking, order)
+
+HEAD = """# Seven questions about weight decay
+
+Studies on tasks that two cores train in minutes, and what they answer. A difference is taken seed by seed; what stands
+behind ± is half of the 95% confidence interval over the seeds, and an interval in brackets is a 95% bootstrap over them.
+The best cell of a grid is chosen on validation data and reported on test data. These are findings about small networks and
+little data, not laws.
+
+`optlab study examples/studies/NAME.toml` trains one of them, `python examples/studies/answers.py` writes this page and its
+pictures from the data, and a test compares every number.
+"""
+
+
+def section(number: int, answer: Answer) -> str:
+    """An answer as Markdown."""
+    data = [study(name) for name in answer.studies]
+    sizes = sorted({each.sizes["seed"] for each in data})
+    links = ", ".join(f"[{name}.toml]({name}.toml) ([data]({name}/{results.FILE}))" for name in answer.studies)
+    return "\n\n".join(
+        [
+            f"## {number}. {answer.question}",
+            f"**{answer.verdict}**",
+            f"![{answer.shows}]({answer.name}.png)",
+            answer.evidence,
+            f"Rests on: {answer.rests_on}. Seeds: {' and '.join(map(str, sizes))}. Studies: {links}.",
+        ]
+    )
+
+
+def page(answers: Sequence[Answer]) -> str:
+    """README.md of this folder."""
+    run = study(answers[0].studies[0]).attrs
+    foot = f"Run on {run['device']}; {run['versions']}, Python {run['python']}."
+    return "\n\n".join([HEAD.strip(), *(section(*each) for each in enumerate(answers, 1)), foot]) + "\n"
+
+
+def findings(answers: Sequence[Answer]) -> str:
+    """The list in the project's README."""
+    where = "examples/studies"
+    return "\n".join(
+        f"{number}. {answer.question} **{answer.verdict}** ([figure]({where}/{answer.name}.png))"
+        for number, answer in enumerate(answers, 1)
+    )
+
+
+def main() -> None:
+    answers = [ask() for ask in QUESTIONS]
+    for answer in answers:
+        answer.figure().savefig(FOLDER / f"{answer.name}.png", dpi=DPI)
+    (FOLDER / "README.md").write_text(page(answers), "utf-8")
+    print(findings(answers))
+
+
+if __name__ == "__main__":
+    main()
