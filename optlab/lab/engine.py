@@ -112,13 +112,10 @@ def advance(
     One that has diverged keeps its params.
     """
 
-    def objective(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        loss = task.loss(params, batch)
-        return loss + treated.penalty(params).astype(loss.dtype), loss
-
     def step(carry: Carry, number: jax.Array) -> tuple[Carry, Any]:
         batch = task.batch(begin.data, begin.batch_key, number)
-        (_, loss), grads = jax.value_and_grad(objective, has_aux=True)(carry.params, batch)
+        loss, plain_grads = jax.value_and_grad(task.loss)(carry.params, batch)
+        grads = optax.tree.add(plain_grads, jax.grad(treated.penalty)(carry.params))
         diverged_at = _checked(task, carry.diverged_at, loss, number)
         updates, state = treated.tx.update(grads, carry.state, carry.params)
         moved = optax.apply_updates(carry.params, updates)
@@ -127,8 +124,7 @@ def advance(
             return Carry(params, state, diverged_at), {}
         plain, plain_state = updates, None
         if treated.plain is not None:
-            grads = jax.grad(task.loss)(carry.params, batch)  # without the penalty; XLA finds both in one pass
-            plain, plain_state = treated.plain.update(grads, carry.plain_state, carry.params)
+            plain, plain_state = treated.plain.update(plain_grads, carry.plain_state, carry.params)
         away = carry.params if treated.target is None else optax.tree.sub(carry.params, treated.target)
         measured = record.of_step(updates, plain, away), diverged_at == NEVER
         return Carry(params, state, diverged_at, plain_state), measured
