@@ -107,7 +107,7 @@ def cell(data: xr.Dataset, structure: str, rate: float, decay: float) -> np.ndar
     return rows.sel(structure=structure, learning_rate=rate, weight_decay=decay).values
 
 
-# What several questions ask --------------------------------------------------------------------------------------------
+# What several questions ask -------------------------------------------------------------------------------------------
 
 STRENGTHS = {"weight_norm": "final weight norm", "decay_share": "share of the steps"}
 
@@ -181,15 +181,14 @@ def always_better() -> Answer:
         and not differs(best_conv)
         and not any(differs(each) and each.mean > 0 for each in per_rate)
         and share["gradient"].high > share["update"].low,
-        f"No: in its best cell AdamW is {points(best)} points of accuracy from L2 on digits and {points(best_conv)} with "
-        f"convolutions, at no learning rate ahead of it, and what is within 1% of the best, "
-        f"{100 * share['update'].value:.0f}% of AdamW's grid and {100 * share['gradient'].value:.0f}% of L2's, is equally "
-        "wide within the noise and in both runs along the diagonal.",
+        f"No: in its best cell AdamW is {points(best)} points of accuracy from L2 on digits, {points(best_conv)} with "
+        f"convolutions, and at no learning rate ahead of it; {100 * share['update'].value:.0f}% of its grid and "
+        f"{100 * share['gradient'].value:.0f}% of L2's are within 1% of the best, no difference beyond the noise.",
     )
     evidence = [
         table(["network", "decay", "rate", "λ", "test accuracy", "over none", "basin", "correlation in it"], rows),
-        "The basin is the share of the grid within 1% of the best cell; the correlation is that of log rate and log decay over "
-        "its cells, 0 where each could be tuned alone. With the best λ at every rate AdamW is "
+        "The basin is the share of the grid within 1% of the best cell; the correlation is that of log rate and log "
+        "decay over its cells, 0 where each could be tuned alone. With the best λ at every rate AdamW is "
         + ", ".join(points(each) for each in per_rate)
         + " points from L2 at the rates "
         + ", ".join(f"{rate:g}" for rate in digits.learning_rate.values)
@@ -198,8 +197,8 @@ def always_better() -> Answer:
         equal_strength(digits, "update", ["gradient"]),
         "The same without blank pixels, whose weights L2 shrinks with steps as large as any other, and AdamW hardly:",
         equal_strength(study("momentum_dense"), "update", ["gradient"]),
-        "The two signs say that strength, measured so, isn't what matters: each is ahead at the strength that suits it. The "
-        "AdamW paper trained large residual networks on CIFAR for hundreds of epochs, which these studies can't.",
+        "Each is ahead at the strength that suits it, most of all with blank pixels: equal norms are not equal decay. "
+        "The AdamW paper trained large residual networks on CIFAR for hundreds of epochs, which these studies can't.",
     ]
     return Answer(
         "Is weight decay always better than L2 for Adam, as the AdamW paper has it?",
@@ -243,8 +242,8 @@ def beside_momentum() -> Answer:
         > failed["momentum_dense", "direction"]
         > failed["momentum_eps", "direction"],
         f"It explodes where P is small: {failed['momentum', 'direction']:.0f}% of its runs diverge with blank pixels, "
-        f"{failed['momentum_dense', 'direction']:.0f}% with dense gradients, and no λ helps; with ε = 1e-3 it is one more L2, "
-        f"{points(gain['momentum_eps', 'direction'])} points over no decay at rate {RATE:g}, where AdamW has "
+        f"{failed['momentum_dense', 'direction']:.0f}% with dense gradients, and no λ helps; with ε = 1e-3 it is one "
+        f"more L2, {points(gain['momentum_eps', 'direction'])} points over no decay at rate {RATE:g}, where AdamW has "
         f"{points(gain['momentum_eps', 'update'])}.",
     )
     head = [
@@ -259,9 +258,9 @@ def beside_momentum() -> Answer:
     ]
     evidence = [
         table(head, rows),
-        "Dead inputs are one cause, the end of training the other: once the training set is learnt by heart every gradient is "
-        "small, P with it, and λw/P is not.",
-        f"At equal strength, with the larger ε (`direction` is {points(behind)} points from `update` at rate {RATE:g}):",
+        "Dead inputs are one cause, the end of training the other: once the training set is learnt by heart every "
+        "gradient is small, P with it, and λw/P is not.",
+        f"With the larger ε `direction` is {points(behind)} points from `update` at rate {RATE:g}. At equal strength:",
         equal_strength(large, "update", ["direction", "gradient"]),
     ]
     return Answer(
@@ -285,8 +284,9 @@ def which_half() -> Answer:
             f"`{site}`",
             points(difference(data, site, "none")),
             *(points(difference(data, site, "none", at)) for at in rates),
+            slope.text(),
+            analysis.basin(data, site).correlation.text(),
         ]
-        + [slope.text(), analysis.basin(data, site).correlation.text()]
         for site, slope in slopes.items()
     ]
     halves = [difference(data, "second_moment", "update", rate) for rate in rates]
@@ -294,10 +294,10 @@ def which_half() -> Answer:
     alone = difference(first, "first_moment", "none", RATE)
     verdict = claim(
         not differs(alone) and slopes["second_moment"].holds(1) and all(each.mean > -0.015 for each in halves),
-        f"The first, when it is alone: {failed:.0f}% of its runs diverge and it gains {points(alone)} points at rate {RATE:g}. "
-        f"The second alone regularizes as well as AdamW, {points(difference(data, 'second_moment', 'none', RATE))} points "
-        f"there, but its best λ grows with the rate (slope {slopes['second_moment'].text()}): untuned it is what makes L2 look "
-        "inseparable. Together they do no harm.",
+        f"The first, when it is alone: {failed:.0f}% of its runs diverge and it adds {points(alone)} points at rate "
+        f"{RATE:g}. The second alone adds as much as AdamW, {points(difference(data, 'second_moment', 'none', RATE))} "
+        f"points there, at a best λ that grows with the rate (slope {slopes['second_moment'].text()}). Together they "
+        "do no harm.",
     )
     decoupled = equal_strength(data, "update", ["second_moment"])
     evidence = [
@@ -333,8 +333,14 @@ def coupling() -> Answer:
     ridges = {structure: analysis.ridge(data, structure, rates) for structure in meaning}
     best = {found.structure: found for found in results.best_cells(data)}
     rows = [
-        [f"`{structure}`", meaning[structure], *(f"{each.value:.2g}" for each in found.decays), moved(found.moved)]
-        + [found.slope.text(), best[structure].reported.percent()]
+        [
+            f"`{structure}`",
+            meaning[structure],
+            *(f"{each.value:.2g}" for each in found.decays),
+            moved(found.moved),
+            found.slope.text(),
+            best[structure].reported.percent(),
+        ]
         for structure, found in ridges.items()
     ]
     times = rates[-1] / rates[0]
@@ -342,8 +348,9 @@ def coupling() -> Answer:
     corrected, l2 = ridges["update corrected"].moved, ridges["gradient lr"].moved
     verdict = claim(
         coupled.low > 1 > independent.high and corrected.holds(1) and l2.holds(1),
-        f"When the rate grows {times:.0f} times, the best λ falls {coupled.value:.1f} times where the rate multiplies it, and "
-        f"grows {1 / independent.value:.0f} times where it doesn't, as the AdamW paper has it; AdamC's λ and L2's stay.",
+        f"When the rate grows {times:.0f} times, the best λ falls {coupled.value:.1f} times where the rate multiplies "
+        f"it, and grows {1 / independent.value:.0f} times where it doesn't, as in the AdamW paper; AdamC's λ and L2's "
+        "stay.",
     )
 
     def figure() -> Figure:
@@ -367,7 +374,7 @@ def coupling() -> Answer:
         "accuracy",
     ]
     return Answer(
-        f"Rate-coupled or independent: how far does the best λ move when the learning rate changes by {times:.0f} times?",
+        "Rate-coupled or independent: how far does the best λ move when the learning rate changes by 30 times?",
         verdict,
         "the best λ at each rate, so every coupling at its own best",
         table(head, rows),
@@ -430,8 +437,9 @@ def grokking() -> Answer:
             f"`{site}`",
             f"`{formulas[form]}`",
             ", ".join(f"{name} = {each.text('.3g')}" for name, each in law.numbers.items()),
+            f"{100 * law.error:.0f}%",
+            str(law.cells),
         ]
-        + [f"{100 * law.error:.0f}%", str(law.cells)]
         for (site, form), law in laws.items()
     ]
     delays = [
@@ -449,8 +457,8 @@ def grokking() -> Answer:
     verdict = claim(
         never and decoupled.error < prototype.error and through.error < laws["gradient", "timescale"].error,
         f"Only with decay. Under `update` after about {decoupled.numbers['a'].value:.2g}/γ + "
-        f"{decoupled.numbers['b'].value:.2g}/(γλ) steps, good to {100 * decoupled.error:.0f}%; under `gradient` each ten "
-        f"times as much λ saves a fixed number of steps, and the best cell is there first.",
+        f"{decoupled.numbers['b'].value:.2g}/(γλ) steps, good to {100 * decoupled.error:.0f}%; under `gradient` each "
+        f"ten times as much λ saves a fixed number of steps, and the best cell is there first.",
     )
 
     def figure() -> Figure:
@@ -520,7 +528,7 @@ def order() -> Answer:
     verdict = claim(
         gentle < 0.01 and all(differs(apart[other, 0.1, 3.0]) for other in others),
         f"No: up to γλ = 0.1 the three orders differ by at most {100 * gentle:.1f} points of accuracy; at "
-        f"γλ = {max(parted)[0]:g} `after` is {100 * max(parted)[1]:.0f} points above `update`, which wipes all weights out.",
+        f"γλ = {max(parted)[0]:g} `after` is {100 * max(parted)[1]:.0f} points above `update`, which wipes them out.",
     )
     rows = [
         [f"{rate:g}", f"{decay:g}", f"{rate * decay:g}", results.interval(cell(data, "update", rate, decay)).percent()]
@@ -559,13 +567,13 @@ QUESTIONS = (always_better, beside_momentum, which_half, coupling, variants, gro
 
 HEAD = """# Seven questions about weight decay
 
-Studies on tasks that two cores train in minutes, and what they answer. A difference is taken seed by seed; what stands
-behind ± is half of the 95% confidence interval over the seeds, and an interval in brackets is a 95% bootstrap over them.
-The best cell of a grid is chosen on validation data and reported on test data. These are findings about small networks and
-little data, not laws.
+Studies on tasks that two cores train in minutes, and what they answer. A difference is taken seed by seed; what
+stands behind ± is half of the 95% confidence interval over the seeds, and an interval in brackets is a 95% bootstrap
+over them. The best cell of a grid is chosen on validation data and reported on test data. These are findings about
+small networks and little data, not laws.
 
-`optlab study examples/studies/NAME.toml` trains one of them, `python examples/studies/answers.py` writes this page and its
-pictures from the data, and a test compares every number.
+`optlab study examples/studies/NAME.toml` trains one of them, `python examples/studies/answers.py` writes this page and
+its pictures from the data, and a test compares every number.
 """
 
 

@@ -14,7 +14,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from optlab.lab.figures.style import WIDTH, legend, sheet, spans_decades, tick, unit
 from optlab.lab.results import Best, basin, best_cells, by_structure, is_share, title
 
-PANEL = 2.6
+BESIDE, CELL = 0.6, 0.25  # what a panel has beside its cells, and how wide a cell is at least, in inches
 TOLERANCE = 0.01
 BEST = {"edgecolor": "#c00000", "linewidth": 2.2}
 BASIN = {"color": "black", "linewidth": 1.6}
@@ -38,7 +38,7 @@ def maps(results: xr.Dataset, *, width: float = WIDTH) -> Figure:
     colours = ScalarMappable(_norm(scores.values), "viridis" if attrs["maximize"] else "viridis_r")
     best = {cell.structure: cell for cell in best_cells(results)}
     near = basin(results, TOLERANCE).transpose(*diverged.dims)
-    figure, panels = sheet(rows.sizes["structure"], width, PANEL, 2.5)
+    figure, panels = sheet(rows.sizes["structure"], width, BESIDE + CELL * rows.sizes["weight_decay"], 2.5)
     for number, panel in enumerate(panels):
         structure = str(rows.structure.values[number])
         columns = slice(None) if structure != "none" else slice(1)
