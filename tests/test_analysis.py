@@ -109,7 +109,10 @@ MADE = {
         {"a": 3.0, "b": 2.0, "p": 0.8, "q": 1.1, "r": 0.6},
         lambda rate, decay: 3 / rate**0.8 + 2 / (rate**1.1 * decay**0.6),
     ),
-    "logarithm": ({"a": 5.0, "b": 1.0, "p": 0.9}, lambda rate, decay: (5 - np.log10(decay)) / rate**0.9),
+    "logarithm": (
+        {"a": 5.0, "b": 200.0, "c": 3e4, "p": 0.9},
+        lambda rate, decay: 5 / rate**0.9 + 200 * np.log10(3e4 / decay),
+    ),
 }
 
 

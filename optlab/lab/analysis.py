@@ -4,6 +4,7 @@ Intervals are percentile bootstraps over the seeds, with every cell resampled al
 the same initial weights in every cell.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -40,13 +41,17 @@ def bootstrap(statistic: Callable[[np.ndarray], float], seeds: int) -> Estimate:
 
     Values that are not finite are left out of the interval, which is NaN where fewer than half of them are left.
     """
-    drawn = _resampled(lambda numbers: np.array([statistic(numbers)]), seeds, RESAMPLES)
-    return _estimate(statistic(np.arange(seeds)), drawn[:, 0])
+    return _bootstraps(lambda numbers: np.array([statistic(numbers)]), seeds)[0]
 
 
-def _resampled(statistic: Callable[[np.ndarray], np.ndarray], seeds: int, resamples: int) -> np.ndarray:
+def _bootstraps(
+    statistics: Callable[[np.ndarray], np.ndarray], seeds: int, resamples: int = RESAMPLES
+) -> list[Estimate]:
+    """`bootstrap` of several statistics in one; which seeds are drawn counts, their order does not."""
     generator = np.random.default_rng(0)
-    return np.stack([statistic(generator.integers(seeds, size=seeds)) for _ in range(resamples)])
+    once = functools.cache(lambda drawn: statistics(np.array(drawn)))
+    drawn = np.stack([once(tuple(np.sort(generator.integers(seeds, size=seeds)).tolist())) for _ in range(resamples)])
+    return [_estimate(*each) for each in zip(statistics(np.arange(seeds)), drawn.T, strict=True)]
 
 
 def _estimate(value: float, drawn: np.ndarray) -> Estimate:
@@ -80,17 +85,15 @@ def basin(results: xr.Dataset, structure: str, tolerance: float = 0.01) -> Basin
     scores = _scores(results, structure)
     logs = _log_grid(results)
 
-    def within(numbers: np.ndarray) -> np.ndarray:
+    def statistics(numbers: np.ndarray) -> np.ndarray:
         mean = scores[..., numbers].mean(-1)
-        return grids.within(mean, mean.max(), tolerance)
-
-    def correlation(numbers: np.ndarray) -> float:
-        rate, decay = logs[:, within(numbers)]
+        inside = grids.within(mean, mean.max(), tolerance)
+        rate, decay = logs[:, inside]
         spread = rate.std() * decay.std() if len(rate) else 0.0
-        return float(((rate - rate.mean()) * (decay - decay.mean())).mean() / spread) if spread > 0 else float("nan")
+        together = ((rate - rate.mean()) * (decay - decay.mean())).mean() / spread if spread > 0 else np.nan
+        return np.array([inside.mean(), together])
 
-    seeds = results.sizes["seed"]
-    return Basin(bootstrap(lambda numbers: float(within(numbers).mean()), seeds), bootstrap(correlation, seeds))
+    return Basin(*_bootstraps(statistics, results.sizes["seed"]))
 
 
 def _scores(results: xr.Dataset, structure: str) -> np.ndarray:
@@ -132,22 +135,17 @@ def ridge(results: xr.Dataset, structure: str, rates: Sequence[float]) -> Ridge:
     places = [results.learning_rate.values.tolist().index(rate) for rate in rates]
     scores = _scores(results, structure)[places]
     logs, log_rates = np.log10(results.weight_decay.values), np.log10(np.array(rates))
+    offsets = log_rates - log_rates.mean()
 
-    def centres(numbers: np.ndarray) -> np.ndarray:
+    def statistics(numbers: np.ndarray) -> np.ndarray:
         mean = scores[..., numbers].mean(-1)
         near = grids.within(mean, mean.max(1, keepdims=True), 0.005)
-        return np.array([logs[row].mean() if row.any() else np.nan for row in near])
+        centres = np.array([logs[row].mean() if row.any() else np.nan for row in near])
+        slope = (centres - centres.mean()) @ offsets / (offsets @ offsets)
+        return np.array([*10**centres, slope, 10 ** (centres[0] - centres[-1])])
 
-    def slope(numbers: np.ndarray) -> float:
-        return float(np.polyfit(log_rates, centres(numbers), 1)[0])
-
-    def moved(numbers: np.ndarray) -> float:
-        found = centres(numbers)
-        return float(10 ** (found[0] - found[-1]))
-
-    seeds = results.sizes["seed"]
-    each = [bootstrap(lambda numbers, row=row: float(10 ** centres(numbers)[row]), seeds) for row in range(len(rates))]
-    return Ridge(each, bootstrap(slope, seeds), bootstrap(moved, seeds))
+    *decays, slope, moved = _bootstraps(statistics, results.sizes["seed"])
+    return Ridge(decays, slope, moved)
 
 
 # Equal strength -------------------------------------------------------------------------------------------------------
@@ -215,7 +213,9 @@ FORMS = {
         (1.0, 1.0, 1.0, 1.0, 1.0),
     ),
     "logarithm": Form(
-        "(a - b*log10(wd))/lr**p", lambda n, lr, wd: (n[0] - n[1] * np.log10(wd)) / lr ** n[2], (1.0, 0.1, 1.0)
+        "a/lr**p + b*log10(c/wd)",
+        lambda n, lr, wd: n[0] / lr ** n[3] + n[1] * np.log10(n[2] / wd),
+        (1.0, 100.0, 1.0, 1.0),
     ),
 }
 
@@ -237,7 +237,8 @@ class Law(NamedTuple):
 def fit_law(results: xr.Dataset, structure: str, name: str, form: str) -> Law:
     """How `name`, a number of steps, follows the learning rate and the decay at `structure`.
 
-    Least squares of the logarithm of the mean over seeds, over the cells in which every run has got there.
+    Least squares of the logarithm of the mean over seeds, over the cells in which every run has got there; all numbers
+    are positive.
 
     Args:
       form: a name in `FORMS`.
@@ -264,11 +265,10 @@ def fit_law(results: xr.Dataset, structure: str, name: str, form: str) -> Law:
 
     def fitted(seeds: np.ndarray) -> np.ndarray:
         target = steps[:, seeds].mean(-1)
-        return optimize.least_squares(error, start, args=(target,), x_scale="jac").x
+        return optimize.least_squares(error, start, args=(target,), x_scale="jac", bounds=(1e-9, np.inf)).x
 
-    count = results.sizes["seed"]
-    numbers, drawn = fitted(np.arange(count)), _resampled(fitted, count, resamples=300)
-    names = [letter for letter in "abpqr" if re.search(rf"\b{letter}\b", FORMS[form].formula)]
-    found = {letter: _estimate(value, column) for letter, value, column in zip(names, numbers, drawn.T, strict=True)}
+    names = [letter for letter in "abcpqr" if re.search(rf"\b{letter}\b", FORMS[form].formula)]
+    found = dict(zip(names, _bootstraps(fitted, results.sizes["seed"], resamples=300), strict=True))
+    numbers = np.array([found[name].value for name in names])
     relative = float(np.sqrt((error(numbers, steps.mean(-1)) ** 2).mean()))
     return Law(found, relative, int(reached.sum()))

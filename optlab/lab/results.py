@@ -244,7 +244,7 @@ def basin(results: xr.Dataset, tolerance: float = 0.01) -> xr.DataArray:
 
 
 def within(score: Any, best: Any, tolerance: float) -> Any:
-    """Whether `score`, of which more is better, differs from the best one by no more than `tolerance` times its size."""
+    """Whether `score`, of which more is better, differs from the best by no more than `tolerance` times its size."""
     return score >= best - tolerance * abs(best)
 
 
