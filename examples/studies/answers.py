@@ -1,11 +1,13 @@
 """Seven questions about weight decay, answered from the studies in this folder.
 
-    python examples/studies/answers.py
+    python examples/studies/answers.py [RESULTS]
 
-writes README.md and the figures anew. Every number, and every word that depends on one, is taken from the data while
-the page is written, so that it can't say what the data does not.
+writes README.md and the figures anew, and before that takes the data of every study that lies in the folder RESULTS,
+where `optlab study` writes it, without its curves. Every number, and every word that depends on one, is taken from the
+data while the page is written, so that it can't say what the data does not.
 """
 
+import argparse
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +44,7 @@ class Answer(NamedTuple):
     evidence: str
     name: str
     shows: str
-    figure: Callable[[], Figure]
+    figure: Callable[[], Figure | None]
     studies: tuple[str, ...]
 
 
@@ -57,7 +59,8 @@ def study(name: str) -> xr.Dataset:
 
 def points(interval: Interval) -> str:
     """A difference of accuracies, in percentage points."""
-    return f"{100 * interval.mean:+.1f} ± {100 * interval.half_width:.1f}"
+    mean = f"{100 * interval.mean:+.1f}"
+    return f"{'0.0' if float(mean) == 0 else mean} ± {100 * interval.half_width:.1f}"
 
 
 def differs(interval: Interval) -> bool:
@@ -346,11 +349,14 @@ def coupling() -> Answer:
     times = rates[-1] / rates[0]
     coupled, independent = ridges["update lr"].moved, ridges["update schedule"].moved
     corrected, l2 = ridges["update corrected"].moved, ridges["gradient lr"].moved
+    lengths = {study(name).attrs["steps"]: study(name) for name in ("coupling_short", "coupling", "coupling_long")}
+    by_length = {steps: analysis.ridge(each, "update lr", rates) for steps, each in lengths.items()}
+    short, *_ = by_length.values()
     verdict = claim(
         coupled.low > 1 > independent.high and corrected.holds(1) and l2.holds(1),
         f"When the rate grows {times:.0f} times, the best λ falls {coupled.value:.1f} times where the rate multiplies "
-        f"it, and grows {1 / independent.value:.0f} times where it doesn't, as in the AdamW paper; AdamC's λ and L2's "
-        "stay.",
+        f"it and grows {1 / independent.value:.0f} times where it doesn't, so that the independent λ is the one that "
+        "has to follow the rate, against what the AdamW paper expects; AdamC's λ and L2's stay.",
     )
 
     def figure() -> Figure:
@@ -373,15 +379,30 @@ def coupling() -> Answer:
         "slope",
         "accuracy",
     ]
+    reason = claim(
+        all(each.slope.low > -0.5 and each.slope.high < 1 for each in by_length.values()) and short.slope.low > 0,
+        "If AdamW's timescale 1/(γλ) set the best λ, its slope would be -1 where the rate multiplies it and 0 where it "
+        "doesn't. It is nearer to 0 and 1, as if the bound of AdamW's steady state did, |w| ≤ 1/λ (Xie and Li 2024, "
+        "ICML), in which the rate cancels. Training for longer does not change that; in short training at small rates "
+        "there is nothing yet to hold back. The same λ, coupled to the rate, by length of training:",
+    )
+    lengthwise = table(
+        ["steps", *(f"best λ at rate {rate:g}" for rate in rates), "slope"],
+        [
+            [str(steps), *(f"{each.value:.2g}" for each in found.decays), found.slope.text()]
+            for steps, found in by_length.items()
+        ],
+    )
+    evidence = [table(head, rows), reason, lengthwise]
     return Answer(
         "Rate-coupled or independent: how far does the best λ move when the learning rate changes by 30 times?",
         verdict,
         "the best λ at each rate, so every coupling at its own best",
-        table(head, rows),
+        "\n\n".join(evidence),
         "coupling",
         "The best decay over the learning rate, one line per coupling",
         figure,
-        ("coupling",),
+        ("coupling", "coupling_short", "coupling_long"),
     )
 
 
@@ -404,10 +425,36 @@ def variants() -> Answer:
         rows[-1] += ["" if structure == plain else points(over[structure])]
         rows[-1] += ["" if structure == plain else points(difference(data, structure, plain, rate)) for rate in rates]
     head = ["decay", "rate", "λ", "test accuracy", "over AdamW", *(f"at rate {rate:g}" for rate in rates)]
-    evidence = [table(head, rows), "At equal strength:", equal_strength(data, plain, others)]
+    last = rates[-1]
+    behind = {other: difference(data, other, plain, last) for other in others}
+    steady = [difference(data, "update lr stable", plain, rate) for rate in rates]
+    verdict = claim(
+        not any(differs(each) for each in over.values())
+        and not any(differs(each) and each.mean > 0 for each in behind.values())
+        and not any(differs(each) for each in steady)
+        and all(differs(behind[name]) for name in ("update lr cautious", "update corrected")),
+        f"No: in its best cell none differs from AdamW beyond the noise (the most is {points(max(over.values()))}); at "
+        f"rate {last:g} cautious decay is {points(behind['update lr cautious'])} points and corrected decay "
+        f"{points(behind['update corrected'])} from it, stable decay {points(behind['update lr stable'])}.",
+    )
+    ends = {name: runs_at(data, name, last)[["train_accuracy", "weight_norm"]].mean() for name in (plain, others[0])}
+    times = float(runs_at(data, others[0], last).weight_decay / runs_at(data, plain, last).weight_decay)
+    norms = float(ends[others[0]].weight_norm / ends[plain].weight_norm)
+    fitted = [100 * float(each.train_accuracy) for each in ends.values()]
+    evidence = [
+        table(head, rows),
+        claim(
+            others[0] == "update lr cautious" and norms > 2 and abs(fitted[0] - fitted[1]) < 3,
+            f"Cautious decay is not weaker for being held back: with its best λ at rate {last:g}, "
+            f"{times:.0f} times AdamW's, it fits as much of the training set ({fitted[1]:.0f}%, AdamW "
+            f"{fitted[0]:.0f}%), with weights {norms:.1f} times as large.",
+        ),
+        "At equal strength:",
+        equal_strength(data, plain, others),
+    ]
     return Answer(
         "Do the stable, cautious and corrected variants beat plain AdamW here?",
-        "",
+        verdict,
         "each at its own best cell, and its own best λ at every rate; the last table compares at equal strength",
         "\n\n".join(evidence),
         "variants",
@@ -418,24 +465,21 @@ def variants() -> Answer:
 
 
 STEPS = "test_steps_to_95"
+FORGETTING = {"grok_l2_b2_95": 0.95, "grok_l2_b2_99": 0.99}
+FORGETTING_RATE = 3e-3
 
 
 def grokking() -> Answer:
     update, l2, halves = (study(name) for name in ("grok_update", "grok_l2", "grok_halves"))
-    sites = {"update": update, "gradient": l2}
-    forms = ("timescale", "timescales", "power", "logarithm")
-    laws = {}
-    for site, data in sites.items():
-        for form in forms:
-            try:
-                laws[site, form] = analysis.fit_law(data, site, STEPS, form)
-            except ValueError:
-                continue
-    formulas = {form: analysis.FORMS[form].formula for form in forms}
+    laws = {
+        (site, form): analysis.fit_law(data, site, STEPS, form)
+        for site, data in {"update": update, "gradient": l2}.items()
+        for form in analysis.FORMS
+    }
     fits = [
         [
             f"`{site}`",
-            f"`{formulas[form]}`",
+            f"`{analysis.FORMS[form].formula}`",
             ", ".join(f"{name} = {each.text('.3g')}" for name, each in law.numbers.items()),
             f"{100 * law.error:.0f}%",
             str(law.cells),
@@ -451,27 +495,48 @@ def grokking() -> Answer:
         for decay in data.weight_decay.values
         for cells in [rows.isel(structure=0).sel(learning_rate=rate, weight_decay=decay)]
     ]
-    decoupled, through = laws["update", "timescales"], laws["gradient", "logarithm"]
-    prototype = laws["update", "timescale"]
+    saved = {b2: _saved(study(name)) for name, b2 in {**FORGETTING, "grok_l2": 0.98}.items()}
+    forgets = {b2: -2 * np.log(10) / np.log(b2) for b2 in saved}
+    decoupled, prototype, free = (laws["update", form] for form in ("timescales", "timescale", "power"))
     never = not np.isfinite(results.by_structure(update)[STEPS].sel(structure="none")).any()
     verdict = claim(
-        never and decoupled.error < prototype.error and through.error < laws["gradient", "timescale"].error,
-        f"Only with decay. Under `update` after about {decoupled.numbers['a'].value:.2g}/γ + "
-        f"{decoupled.numbers['b'].value:.2g}/(γλ) steps, good to {100 * decoupled.error:.0f}%; under `gradient` each "
-        f"ten times as much λ saves a fixed number of steps, and the best cell is there first.",
+        never
+        and decoupled.error < prototype.error
+        and laws["gradient", "logarithm"].error < 0.2 * laws["gradient", "timescale"].error
+        and all(abs(each.mean / forgets[b2] - 1) < 0.15 for b2, each in saved.items()),
+        "Only with decay. Under `update` after "
+        f"{decoupled.numbers['a'].value:.2g}/γ + {decoupled.numbers['b'].value:.2g}/(γλ) steps, good to "
+        f"{100 * decoupled.error:.0f}%: AdamW's timescale and one of training. Under `gradient` sooner, by another "
+        f"clock: ten times as much λ saves {saved[0.98].mean:.0f} ± {saved[0.98].half_width:.0f} steps, about as many "
+        f"as Adam's √v takes to fall ten times, {forgets[0.98]:.0f}.",
     )
 
     def figure() -> Figure:
         drawn, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
-        for panel, (site, data), law in zip(
-            panels, {"update": update, "gradient": l2}.items(), (decoupled, through), strict=True
+        for panel, (site, data, form) in zip(
+            panels, (("update", update, "timescales"), ("gradient", l2, "logarithm")), strict=True
         ):
-            _delays(panel, data, site, law, "timescales" if site == "update" else "logarithm")
+            _delays(panel, data, site, laws[site, form], form)
         panels[0].set_ylabel("steps to 95% of the test pairs")
         return drawn
 
     evidence = [
         table(["decay", "law", "numbers", "error", "cells"], fits),
+        f"The prototype's law for `update`, a + b/(γλ), is wrong by {100 * prototype.error:.0f}%; with free exponents "
+        f"the part that λ brings goes as γ to the −{free.numbers['q'].text()} and λ to the "
+        f"−{free.numbers['r'].text()}. The coupling needs no study of its own: under a constant rate the site `step`, "
+        "which the rate does not multiply, is `update` with λ/γ for λ, and its law the same with λ for γλ.",
+        "Under `gradient`, once the training pairs are learnt, what is left of Adam's gradient is λw, and it moves the "
+        "weights when √v has forgotten the gradients before it: √v falls by the root of β₂ in a step, ten times in "
+        f"2 ln 10/ln(1/β₂). A power of λ fits the delays as well; what tells the two apart is another β₂. At rate "
+        f"{FORGETTING_RATE:g}, steps that ten times as much λ saves:",
+        table(
+            ["β₂", "2 ln 10/ln(1/β₂)", "measured"],
+            [
+                [f"{b2:g}", f"{forgets[b2]:.0f}", f"{saved[b2].mean:.0f} ± {saved[b2].half_width:.0f}"]
+                for b2 in sorted(saved)
+            ],
+        ),
         table(["decay", "rate γ", "λ", "steps to 95% of the test pairs"], delays),
     ]
     return Answer(
@@ -482,8 +547,14 @@ def grokking() -> Answer:
         "grokking",
         "Steps to 95% of the test pairs over λ, with the fitted laws, under update and under gradient",
         figure,
-        ("grok_update", "grok_l2", "grok_halves"),
+        ("grok_update", "grok_l2", *FORGETTING, "grok_halves"),
     )
+
+
+def _saved(data: xr.Dataset) -> Interval:
+    """How many steps sooner ten times as much decay gets there, from 1e-5 to 1e-3, over seeds."""
+    steps = results.by_structure(data)[STEPS].sel(structure="gradient", learning_rate=FORGETTING_RATE)
+    return results.interval((steps.sel(weight_decay=1e-5) - steps.sel(weight_decay=1e-3)).values / 2)
 
 
 def _delays(panel: Axes, data: xr.Dataset, site: str, law: analysis.Law, form: str) -> None:
@@ -526,7 +597,7 @@ def order() -> Answer:
     gentle = max(abs(each.mean) for (_, rate, decay), each in apart.items() if rate * decay < 0.2)
     parted = [(rate * decay, each.mean) for (_, rate, decay), each in apart.items() if rate * decay > 0.2]
     verdict = claim(
-        gentle < 0.01 and all(differs(apart[other, 0.1, 3.0]) for other in others),
+        gentle < 0.01 and all(differs(each) and each.mean > 0 for each in (apart[other, 0.1, 3.0] for other in others)),
         f"No: up to γλ = 0.1 the three orders differ by at most {100 * gentle:.1f} points of accuracy; at "
         f"γλ = {max(parted)[0]:g} `after` is {100 * max(parted)[1]:.0f} points above `update`, which wipes them out.",
     )
@@ -561,6 +632,45 @@ def order() -> Answer:
     )
 
 
+def by_layer() -> str:
+    """What no single number says: how much of the steps was decay, layer by layer, as Markdown."""
+    data = study("layers")
+    rows, taken = [], {}
+    for best in results.best_rows(results.best_decays(data)):
+        if best.structure == "none":
+            continue
+        taken[best.structure.item()] = best.curve_decay_rate.mean(("seed", "step"))
+        shares = best.curve_decay_share.mean("step").transpose("layer", "seed").values
+        rows.append([f"`{best.structure.item()}`", f"{float(best.weight_decay):g}"])
+        rows[-1] += [results.interval(layer).percent() for layer in shares]
+    head = ["decay", "λ", *(f"`{layer}`" for layer in data.layer.values)]
+    decoupled, l2, halved = (taken[site] for site in ("update", "gradient", "second_moment"))
+    supported = (
+        float(decoupled.max() / decoupled.min()) < 1.1
+        and l2.sel(layer="hidden.kernel") > 2 * l2.sel(layer="out.bias")
+        and abs(halved.sel(layer="all")) < 0.2 * decoupled.sel(layer="all")
+    )
+    return "\n\n".join(
+        [
+            "## How much of a step is decay, by layer",
+            f"The share of the steps' length that is decay (percent, mean over the run), with the best λ at rate "
+            f"{data.learning_rate.item():g}: a site is not one strength, it is another one in every layer.",
+            table(head, rows),
+            f"![The share of the steps that is decay and the share of the weights that it takes, by layer]({LAYERS})",
+            claim(
+                bool(supported),
+                f"Under `update` decay takes the same share of the weights in every layer. Under `gradient` it takes "
+                f"{float(l2.sel(layer='hidden.kernel') / l2.sel(layer='out.bias')):.0f} times as much of the hidden "
+                "kernel, with its blank pixels, as of the output's bias; through the second moment alone it takes "
+                "next to nothing: it makes steps shorter.",
+            ),
+            f"Study: [layers.toml](layers.toml) ([data](layers/{results.FILE})).",
+        ]
+    )
+
+
+LAYERS = "layers.png"
+
 # The page -------------------------------------------------------------------------------------------------------------
 
 QUESTIONS = (always_better, beside_momentum, which_half, coupling, variants, grokking, order)
@@ -572,8 +682,8 @@ stands behind ± is half of the 95% confidence interval over the seeds, and an i
 over them. The best cell of a grid is chosen on validation data and reported on test data. These are findings about
 small networks and little data, not laws.
 
-`optlab study examples/studies/NAME.toml` trains one of them, `python examples/studies/answers.py` writes this page and
-its pictures from the data, and a test compares every number.
+`optlab study examples/studies/NAME.toml` trains one of them, `python examples/studies/answers.py results` takes its
+data and writes this page and its pictures, and a test compares every number.
 """
 
 
@@ -597,7 +707,7 @@ def page(answers: Sequence[Answer]) -> str:
     """README.md of this folder."""
     run = study(answers[0].studies[0]).attrs
     foot = f"Run on {run['device']}; {run['versions']}, Python {run['python']}."
-    return "\n\n".join([HEAD.strip(), *(section(*each) for each in enumerate(answers, 1)), foot]) + "\n"
+    return "\n\n".join([HEAD.strip(), *(section(*each) for each in enumerate(answers, 1)), by_layer(), foot]) + "\n"
 
 
 def findings(answers: Sequence[Answer]) -> str:
@@ -609,10 +719,29 @@ def findings(answers: Sequence[Answer]) -> str:
     )
 
 
+def take(folder: Path) -> None:
+    """Data of studies of this folder, from where they were trained; of the curves only those that the page draws."""
+    for path in sorted(FOLDER.glob("*.toml")):
+        found = folder / path.stem / results.FILE
+        if found.is_file():
+            data = results.load(found)
+            curves = [name for name in data.data_vars if str(name).startswith("curve_")]
+            (FOLDER / path.stem).mkdir(exist_ok=True)
+            results.save(data if path.stem == "layers" else data.drop_vars(curves), FOLDER / path.stem / results.FILE)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="?", type=Path, help="a folder with new data")
+    if (new := parser.parse_args().results) is not None:
+        take(new)
     answers = [ask() for ask in QUESTIONS]
-    for answer in answers:
-        answer.figure().savefig(FOLDER / f"{answer.name}.png", dpi=DPI)
+    drawn = {f"{answer.name}.png": answer.figure() for answer in answers}
+    drawn[LAYERS] = figures.effective_decay(study("layers"))
+    for name, figure in drawn.items():
+        if figure is None:
+            raise ValueError(f"the data has nothing to draw in {name}")
+        figure.savefig(FOLDER / name, dpi=DPI)
     (FOLDER / "README.md").write_text(page(answers), "utf-8")
     print(findings(answers))
 
