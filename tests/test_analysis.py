@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from optlab.lab import analysis
+from optlab.lab import analysis, results
 
 RATES = [1e-3, 3e-3, 1e-2, 3e-2]
 DECAYS = [1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0]
@@ -30,7 +30,7 @@ def grid(values, *, norms=None, maximize=True, diverged=None, noise=0.0):
     }
     coordinates = {"site": list(sites), "coupling": ["natural"], "gate": ["none"]}
     coordinates |= {"learning_rate": RATES, "weight_decay": DECAYS, "seed": np.arange(SEEDS)}
-    roles = {"objective": "metric", "reported": "metric", "maximize": int(maximize)}
+    roles = {"objective": "metric", "reported": "metric", "maximize": int(maximize), "steps": 10**9}
     return xr.Dataset({name: (AXES, value) for name, value in variables.items()}, coordinates, roles)
 
 
@@ -63,7 +63,7 @@ def test_a_basin_has_no_cell_with_a_diverged_run():
     assert np.isnan(analysis.basin(grid(bowl(along)), "update", tolerance=1e-9).correlation.value)
 
 
-@pytest.mark.parametrize(("centre", "slope", "moved"), [(along, 0.0, 1.0), (against, -1.0, 30.0)])
+@pytest.mark.parametrize(("centre", "slope", "moved"), [(along, 0.0, 1.0), (against, -1.0, 1 / 30)])
 def test_a_ridge_stays_or_follows_the_rate(centre, slope, moved):
     found = analysis.ridge(grid(bowl(centre)), "update", RATES)
     assert found.slope.value == pytest.approx(slope, abs=0.1)
@@ -133,24 +133,53 @@ def test_the_wrong_law_does_not_fit(form):
     assert analysis.fit_law(made, "update", "metric", form).error > 0.1
 
 
-def test_cells_that_never_get_there_are_left_out_of_a_law():
+def test_a_run_that_did_not_get_there_counts_as_one_that_takes_longer():
     law = MADE["timescale"][1]
-    made = grid(lambda site, rate, decay: law(rate, decay) if decay >= 0.3 else np.inf)
-    found = analysis.fit_law(made, "update", "metric", "timescale")
-    assert found.cells == 16
-    assert found.numbers["b"].value == pytest.approx(1.5)
-    never = grid(lambda site, rate, decay: law(rate, decay) if decay >= 10 else np.inf)
+    made = grid(lambda site, rate, decay: law(rate, decay))
+    scattered = made.metric * np.exp(0.3 * np.random.default_rng(0).normal(size=made.metric.shape))
+    cut = made.assign(metric=scattered.where(scattered < 3000, np.inf)).assign_attrs(steps=3000)
+    found = analysis.fit_law(cut, "update", "metric", "timescale")
+    assert (found.cells, found.censored) == (16, 81)
+    assert found.numbers["b"].value == pytest.approx(1.5, rel=0.1)
+    assert found.numbers["b"].holds(1.5)
+
+
+def test_a_law_needs_enough_sound_cells_and_a_known_form():
+    made = grid(lambda site, rate, decay: 100.0 if decay >= 10 else np.inf)
     with pytest.raises(ValueError, match="update has 4 cells in which every run has metric, too few for the 5 numbers"):
-        analysis.fit_law(never, "update", "metric", "power")
+        analysis.fit_law(made, "update", "metric", "power")
     with pytest.raises(ValueError, match="unknown form 'linear'; known are timescale, timescales, power"):
         analysis.fit_law(made, "update", "metric", "linear")
+    law = MADE["timescale"][1]
+    failed = grid(
+        lambda site, rate, decay: law(rate, decay) if decay < 3 else 1.0, diverged=lambda site, rate, decay: decay >= 3
+    )
+    found = analysis.fit_law(failed, "update", "metric", "timescale")
+    assert found.cells == 4 * (len(DECAYS) - 2)
+    assert found.numbers["b"].value == pytest.approx(1.5)
+
+
+def test_basins_are_compared_seed_by_seed():
+    wide = grid(lambda site, rate, decay: 1.0 if site == "gradient" or decay == 1 else 0.5)
+    found = analysis.basin_difference(wide, "gradient", "update")
+    assert found == pytest.approx((6 / 7, 6 / 7, 6 / 7))
+
+
+def test_what_falls_too_steeply_is_not_interpolated():
+    def value(site, rate, decay):
+        return bowl(along)(site, rate, decay) if site == "update" else float(decay < 1)
+
+    made = grid(value, norms=lambda site, rate, decay: (1.0 if site == "update" else 0.5) / decay)
+    found = analysis.at_equal_strength(made, "update", "gradient", 1e-2)
+    assert found is not None
+    assert -1 < found.mean < 0
+    assert analysis.at_equal_strength(made, "update", "gradient", 1e-2, steepest=0.9) is None
 
 
 def test_a_bootstrap_of_a_mean_is_the_interval_of_a_mean():
     values = np.random.default_rng(1).normal(3.0, 2.0, 40)
     found = analysis.bootstrap(lambda numbers: float(values[numbers].mean()), len(values))
-    half = 1.96 * values.std() / np.sqrt(len(values))
     assert found.value == values.mean()
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+    assert (found.high - found.low) / 2 == pytest.approx(results.interval(values).half_width, rel=0.1)
     assert found.holds(float(values.mean()))
     assert analysis.bootstrap(lambda numbers: float("nan"), 4).text() == "nan (nan to nan)"

@@ -101,13 +101,13 @@ def test_the_basin_is_relative_to_the_best_sound_cell_whichever_way_is_better(ma
     data.validation_accuracy[2, 0, 0, 0] = np.array([2, 2 - sign * 0.019, 2 - sign * 0.021])[:, None]
     data.validation_accuracy[2, 0, 0, 1, 0] = 2 + sign
     data.diverged[2, 0, 0, 1, 0, 0] = True
-    near = results.basin(data)
+    near = results.near_best(data)
     assert near.dims == ("structure", "learning_rate", "weight_decay")
     assert near.dtype == bool
     assert near.sel(structure="update").values.tolist() == [[True, True, False], [False] * 3, [False] * 3]
-    assert results.basin(data, 0).sel(structure="update").sum() == 1
+    assert results.near_best(data, 0).sel(structure="update").sum() == 1
     data.validation_accuracy[0] = 0.5
-    assert results.basin(data).sel(structure="none").values.tolist() == [[True, False, False]] * 3
+    assert results.near_best(data).sel(structure="none").values.tolist() == [[True, False, False]] * 3
 
 
 def test_the_basin_of_a_goal_that_is_hardly_ever_reached() -> None:
@@ -115,7 +115,7 @@ def test_the_basin_of_a_goal_that_is_hardly_ever_reached() -> None:
     data.attrs["maximize"] = 0
     data.validation_accuracy[1:] = np.inf
     data.validation_accuracy[2, 0, 0, 0, 1] = 100.0
-    near = results.basin(data)
+    near = results.near_best(data)
     assert near.sel(structure="gradient").sum() == 11  # never reached is as good as never reached, but not as diverged
     assert near.sel(structure="update").values.nonzero() == ([0], [1])
 

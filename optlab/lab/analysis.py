@@ -1,7 +1,8 @@
 """What a study's grid says beyond its best cells: basins, ridges, sites at equal strength, laws; all with intervals.
 
 Intervals are percentile bootstraps over the seeds, with every cell resampled alike, because a seed is the same data and
-the same initial weights in every cell.
+the same initial weights in every cell. Plain percentiles are too narrow for few seeds; those taken here make intervals
+of a mean as wide as Student's (Hesterberg 2015, "What Teachers Should Know About the Bootstrap").
 """
 
 import functools
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from scipy import optimize
+from scipy import optimize, special, stats
 
 from optlab.lab import results as grids
 from optlab.lab.results import CONFIDENCE, Interval
@@ -51,12 +52,13 @@ def _bootstraps(
     generator = np.random.default_rng(0)
     once = functools.cache(lambda drawn: statistics(np.array(drawn)))
     drawn = np.stack([once(tuple(np.sort(generator.integers(seeds, size=seeds)).tolist())) for _ in range(resamples)])
-    return [_estimate(*each) for each in zip(statistics(np.arange(seeds)), drawn.T, strict=True)]
+    return [_estimate(*each, seeds) for each in zip(statistics(np.arange(seeds)), drawn.T, strict=True)]
 
 
-def _estimate(value: float, drawn: np.ndarray) -> Estimate:
+def _estimate(value: float, drawn: np.ndarray, seeds: int) -> Estimate:
     finite = drawn[np.isfinite(drawn)]
-    tail = 50 * (1 - CONFIDENCE)
+    student = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1)
+    tail = 100 * special.ndtr(-student * np.sqrt(seeds / (seeds - 1)))
     low, high = np.percentile(finite, [tail, 100 - tail]) if 2 * len(finite) > len(drawn) else (np.nan, np.nan)
     return Estimate(float(value), float(low), float(high))
 
@@ -82,10 +84,21 @@ def basin(results: xr.Dataset, structure: str, tolerance: float = 0.01) -> Basin
 
     Cells with a diverged run, and those at a rate or a decay of zero, are not part of it.
     """
-    scores = _scores(results, structure)
-    logs = _log_grid(results)
+    measure = _basin(results, structure, tolerance)
+    return Basin(*_bootstraps(measure, results.sizes["seed"]))
 
-    def statistics(numbers: np.ndarray) -> np.ndarray:
+
+def basin_difference(results: xr.Dataset, structure: str, other: str, tolerance: float = 0.01) -> Estimate:
+    """The share of `structure`'s basin minus that of the other, with both resampled alike."""
+    first, second = _basin(results, structure, tolerance), _basin(results, other, tolerance)
+    return bootstrap(lambda numbers: float(first(numbers)[0] - second(numbers)[0]), results.sizes["seed"])
+
+
+def _basin(results: xr.Dataset, structure: str, tolerance: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Share and correlation of the basin, for the numbers of the seeds."""
+    scores, logs = _scores(results, structure), _log_grid(results)
+
+    def measure(numbers: np.ndarray) -> np.ndarray:
         mean = scores[..., numbers].mean(-1)
         inside = grids.within(mean, mean.max(), tolerance)
         rate, decay = logs[:, inside]
@@ -93,7 +106,7 @@ def basin(results: xr.Dataset, structure: str, tolerance: float = 0.01) -> Basin
         together = ((rate - rate.mean()) * (decay - decay.mean())).mean() / spread if spread > 0 else np.nan
         return np.array([inside.mean(), together])
 
-    return Basin(*_bootstraps(statistics, results.sizes["seed"]))
+    return measure
 
 
 def _scores(results: xr.Dataset, structure: str) -> np.ndarray:
@@ -119,7 +132,7 @@ class Ridge(NamedTuple):
     Attributes:
       decays: the best decay at every rate of the range.
       slope: of log best decay against log rate: 0 where it stays, -1 where the product of both counts.
-      moved: the best decay at the lowest rate divided by that at the highest.
+      moved: the best decay at the last rate divided by that at the first.
     """
 
     decays: list[Estimate]
@@ -142,7 +155,7 @@ def ridge(results: xr.Dataset, structure: str, rates: Sequence[float]) -> Ridge:
         near = grids.within(mean, mean.max(1, keepdims=True), 0.005)
         centres = np.array([logs[row].mean() if row.any() else np.nan for row in near])
         slope = (centres - centres.mean()) @ offsets / (offsets @ offsets)
-        return np.array([*10**centres, slope, 10 ** (centres[0] - centres[-1])])
+        return np.array([*10**centres, slope, 10 ** (centres[-1] - centres[0])])
 
     *decays, slope, moved = _bootstraps(statistics, results.sizes["seed"])
     return Ridge(decays, slope, moved)
@@ -152,7 +165,12 @@ def ridge(results: xr.Dataset, structure: str, rates: Sequence[float]) -> Ridge:
 
 
 def at_equal_strength(
-    results: xr.Dataset, reference: str, other: str, rate: float, strength: str = "weight_norm"
+    results: xr.Dataset,
+    reference: str,
+    other: str,
+    rate: float,
+    strength: str = "weight_norm",
+    steepest: float = np.inf,
 ) -> Interval | None:
     """What is reported under `other` minus that under `reference`, with as much decay in both.
 
@@ -161,9 +179,11 @@ def at_equal_strength(
 
     Args:
       strength: what is equal: `weight_norm`, at the end, or `decay_share`, of the whole network.
+      steepest: the largest difference between the means of two neighbours to interpolate between.
 
     Returns:
-      None where `reference` has no cell without a diverged run, or no decays of `other` lie around its strength.
+      None where `reference` has no cell without a diverged run, no decays of `other` lie around its strength, or those
+      that do are too different.
     """
     if strength not in STRENGTHS:
         raise ValueError(f"at_equal_strength: unknown strength {strength!r}; known are {', '.join(STRENGTHS)}")
@@ -179,15 +199,17 @@ def at_equal_strength(
     order = ("weight_decay", "seed")
     strengths = np.log(measured.sel(structure=other).transpose(*order).values[whole].mean(-1))
     values = reported.sel(structure=other).transpose(*order).values[whole]
-    found = _crossing(strengths, values, wanted)
+    found = _crossing(strengths, values, wanted, steepest)
     return None if found is None else grids.interval(found - reported.sel(at_best).values)
 
 
-def _crossing(strengths: np.ndarray, values: np.ndarray, wanted: float) -> np.ndarray | None:
+def _crossing(strengths: np.ndarray, values: np.ndarray, wanted: float, steepest: float) -> np.ndarray | None:
     """The rows of `values` between the first two neighbours of `strengths` that `wanted` lies between."""
     for low in range(len(strengths) - 1):
         begin, end = strengths[low : low + 2]
         if min(begin, end) <= wanted <= max(begin, end):
+            if abs(values[low].mean() - values[low + 1].mean()) > steepest:
+                return None
             share = (wanted - begin) / (end - begin) if end != begin else 0.0
             return (1 - share) * values[low] + share * values[low + 1]
     return None
@@ -225,20 +247,24 @@ class Law(NamedTuple):
 
     Attributes:
       numbers: those of the form, by name.
-      error: root mean square, over the cells, of the logarithm of fitted by measured: 0.1 is ten percent.
-      cells: how many cells were fitted.
+      error: root mean square, over the cells in which every run got there, of the logarithm of fitted by the mean of
+        measured: 0.1 is ten percent.
+      cells: how many those are.
+      censored: how many runs of other cells were fitted as longer than the study.
     """
 
     numbers: dict[str, Estimate]
     error: float
     cells: int
+    censored: int
 
 
 def fit_law(results: xr.Dataset, structure: str, name: str, form: str) -> Law:
     """How `name`, a number of steps, follows the learning rate and the decay at `structure`.
 
-    Least squares of the logarithm of the mean over seeds, over the cells in which every run has got there; all numbers
-    are positive.
+    The likeliest positive numbers, for runs that scatter normally around the logarithm of the law. A run that did not
+    get there counts as one that takes longer than the study (Tobin 1958, "Estimation of Relationships for Limited
+    Dependent Variables"): leave out of `results` what never would. Cells with a diverged run are left out.
 
     Args:
       form: a name in `FORMS`.
@@ -250,25 +276,42 @@ def fit_law(results: xr.Dataset, structure: str, name: str, form: str) -> Law:
         raise ValueError(f"fit_law: unknown form {form!r}; known are {', '.join(FORMS)}")
     _, law, start = FORMS[form]
     rows = grids.by_structure(results).sel(structure=structure)
-    steps = rows[name].transpose("learning_rate", "weight_decay", "seed").values
-    reached = np.isfinite(steps).all(-1)
-    if reached.sum() <= len(start):
+    axes = ("learning_rate", "weight_decay", "seed")
+    sound = ~rows.diverged.transpose(*axes).values.any(-1)
+    steps = rows[name].transpose(*axes).values[sound]
+    rates, decays = 10 ** _log_grid(results)[:, sound]
+    limit = float(results.attrs["steps"])
+    whole = np.isfinite(steps).all(-1)
+    if whole.sum() <= len(start):
         raise ValueError(
-            f"fit_law: {structure} has {reached.sum()} cells in which every run has {name}, "
+            f"fit_law: {structure} has {whole.sum()} cells in which every run has {name}, "
             f"too few for the {len(start)} numbers of {form}"
         )
-    rates, decays = 10 ** _log_grid(results)[:, reached]
-    steps = steps[reached]
 
-    def error(numbers: np.ndarray, target: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(law(numbers, rates, decays), 1e-3)) - np.log(target)
+    def expected(logs: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.log(np.clip(law(np.exp(logs), rates, decays), 1e-3, 1e12))
 
-    def fitted(seeds: np.ndarray) -> np.ndarray:
-        target = steps[:, seeds].mean(-1)
-        return optimize.least_squares(error, start, args=(target,), x_scale="jac", bounds=(1e-9, np.inf)).x
+    def residuals(logs: np.ndarray) -> np.ndarray:
+        return expected(logs)[whole] - np.log(steps[whole].mean(-1))
 
+    def surprise(parameters: np.ndarray, runs: np.ndarray) -> float:
+        *logs, log_scatter = parameters
+        away = (np.log(np.minimum(runs, limit)) - expected(np.array(logs))[:, None]) / np.exp(log_scatter)
+        reached = np.isfinite(runs)
+        return float(np.where(reached, away**2 / 2 + log_scatter, -special.log_ndtr(-away)).sum())
+
+    count = len(start)
+    nearest = optimize.least_squares(lambda x: residuals(np.log(x)), start, x_scale="jac", bounds=(1e-9, np.inf)).x
+    begin = np.log(nearest)
+    parameters = np.append(begin, np.log(np.sqrt((residuals(begin) ** 2).mean()) + 1e-3))
+    bounds = [(-30.0, 30.0)] * count + [(np.log(1e-3), None)]
+
+    def likeliest(numbers: np.ndarray) -> np.ndarray:
+        return optimize.minimize(surprise, parameters, args=(steps[:, numbers],), bounds=bounds, tol=1e-6).x
+
+    parameters = likeliest(np.arange(results.sizes["seed"]))
     names = [letter for letter in "abcpqr" if re.search(rf"\b{letter}\b", FORMS[form].formula)]
-    found = dict(zip(names, _bootstraps(fitted, results.sizes["seed"], resamples=300), strict=True))
-    numbers = np.array([found[name].value for name in names])
-    relative = float(np.sqrt((error(numbers, steps.mean(-1)) ** 2).mean()))
-    return Law(found, relative, int(reached.sum()))
+    fitted = _bootstraps(lambda numbers: np.exp(likeliest(numbers)[:count]), results.sizes["seed"], resamples=300)
+    error = float(np.sqrt((residuals(parameters[:count]) ** 2).mean()))
+    return Law(dict(zip(names, fitted, strict=True)), error, int(whole.sum()), int(np.isinf(steps).sum()))

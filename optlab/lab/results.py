@@ -227,7 +227,7 @@ def _scores(by_structure: xr.Dataset) -> xr.DataArray:
     return (sign * objective).mean("seed", skipna=False).clip(min=float(np.finfo(np.float32).min))
 
 
-def basin(results: xr.Dataset, tolerance: float = 0.01) -> xr.DataArray:
+def near_best(results: xr.Dataset, tolerance: float = 0.01) -> xr.DataArray:
     """Whether a cell is as good as the best one of its structure: bool over (structure, learning_rate, weight_decay).
 
     That is a cell without a diverged run whose mean objective differs from the best one by no more than `tolerance`

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from optlab.lab.figures.style import WIDTH, labelled, legend, looks, sheet, spans_decades, unit
-from optlab.lab.results import basin, best_decays, best_rows, by_structure, mean_and_width, title
+from optlab.lab.results import best_decays, best_rows, by_structure, mean_and_width, near_best, title
 
 NEAR = 0.1
 
@@ -25,7 +25,7 @@ def at_equal_strength(results: xr.Dataset, strength: str = "weight_norm", *, wid
     if strength not in results:
         return None
     name, look = results.attrs["reported"], looks(results)
-    sound, near = by_structure(results), basin(results, NEAR)
+    sound, near = by_structure(results), near_best(results, NEAR)
     figure, panels = sheet(2, width, 4, 3.8)
     measured = []
     for best in best_rows(best_decays(results)):

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from optlab.lab.figures.style import WIDTH, legend, sheet, spans_decades, tick, unit
-from optlab.lab.results import Best, basin, best_cells, by_structure, is_share, title
+from optlab.lab.results import Best, best_cells, by_structure, is_share, near_best, title
 
 BESIDE, CELL = 0.6, 0.25  # what a panel has beside its cells, and how wide a cell is at least, in inches
 TOLERANCE = 0.01
@@ -37,7 +37,7 @@ def maps(results: xr.Dataset, *, width: float = WIDTH) -> Figure:
     scores = (unit(name) * rows[name].where(diverged == 0).mean("seed", skipna=False)).transpose(*diverged.dims)
     colours = ScalarMappable(_norm(scores.values), "viridis" if attrs["maximize"] else "viridis_r")
     best = {cell.structure: cell for cell in best_cells(results)}
-    near = basin(results, TOLERANCE).transpose(*diverged.dims)
+    near = near_best(results, TOLERANCE).transpose(*diverged.dims)
     figure, panels = sheet(rows.sizes["structure"], width, BESIDE + CELL * rows.sizes["weight_decay"], 2.5)
     for number, panel in enumerate(panels):
         structure = str(rows.structure.values[number])
