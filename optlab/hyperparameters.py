@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -81,6 +81,21 @@ def check(owner: str, name: str, value: Any, allowed: Range | None = None) -> No
         raise ValueError(f"{wanted}, got {value!r}")
 
 
+def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuses a `value` that is none of the `choices`."""
+    if value not in choices:
+        raise ValueError(f"{owner}: {name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_seed(owner: str, value: Any) -> None:
+    """Refuses what is no seed: a Python integer, or an integer array, which may be traced."""
+    if isinstance(value, jax.Array):
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise ValueError(f"{owner}: seed must be one integer, got an array {value.dtype}{list(value.shape)}")
+    elif not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
+        raise ValueError(f"{owner}: seed must be an integer from 0 to 2**32 - 1, got {value!r}")
+
+
 def _is_real_number(value: Any) -> bool:
     return (
         isinstance(value, int | float | np.generic | np.ndarray | jax.Array)
@@ -103,6 +118,8 @@ def bind(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> inspect.
     for name in bound.arguments.keys() & RANGES.keys():
         bound.arguments[name] = canonical(bound.arguments[name])
         check(owner, name, bound.arguments[name])
+    if "seed" in bound.arguments:
+        check_seed(owner, bound.arguments["seed"])
     return bound
 
 

@@ -61,8 +61,11 @@ class Skeleton(Protocol):
     Hashes and compares by value, so that equal transforms share programs.
     """
 
-    def rule(self, operands: Sequence[Any], bits: Sequence[bool]) -> Rule:
-        """The rule with the operands put back in, where a link whose mask bit is False passes updates through."""
+    def rule(self, operands: Sequence[Any], bits: Sequence[bool], leaf: Any = 0) -> Rule:
+        """The rule with the operands put back in, where a link whose mask bit is False passes updates through.
+
+        `leaf` is the number of the leaf among those of the tree, from which seeds become the leaf's own.
+        """
         ...
 
 
@@ -70,13 +73,14 @@ class Program(NamedTuple):
     """A transform, taken apart for its lifting.
 
     `operands` are the hyperparameters that the compiled programs are given at each step: arrays, and schedules, which
-    are evaluated once per step and stay out of what is cached.
+    are evaluated once per step and stay out of what is cached. `seeded`: whether a link draws random numbers.
     """
 
     name: str
     skeleton: Skeleton
     operands: tuple[jax.Array | Schedule, ...]
     masks: tuple[Any, ...]
+    seeded: bool
 
 
 class LeafError(ValueError):
@@ -112,11 +116,11 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
     rows: list[list[Any]] = []
     slots_of_leaves = zip(*columns, strict=True) if columns else itertools.repeat(())
     try:
-        for u, w, slots, bits in zip(us, ws, slots_of_leaves, all_bits, strict=False):
+        for leaf, (u, w, slots, bits) in enumerate(zip(us, ws, slots_of_leaves, all_bits, strict=False)):
             _require_array(u)
             if w is not None:
                 _require_array(w)
-            out, slots = kernels[bits](numbers, u, slots, w, t)
+            out, slots = kernels[bits](numbers, u, slots, w, t, np.uint32(leaf) if program.seeded else None)
             outs.append(out)
             rows.append(slots)
     except LeafError as error:
@@ -133,9 +137,9 @@ def _kernel(skeleton: Skeleton, layout: Any, bits: tuple[bool, ...]) -> Callable
 
     @jax.jit
     def update_leaf(
-        numbers: Any, u: Any, flat_slots: Sequence[Any], w: Any, t: jax.Array
+        numbers: Any, u: Any, flat_slots: Sequence[Any], w: Any, t: jax.Array, leaf: Any
     ) -> tuple[jax.Array, list[Any]]:
-        rule = skeleton.rule(numbers, bits)
+        rule = skeleton.rule(numbers, bits, leaf)
         slots = layout.unflatten(flat_slots)
         dtype = _statistics_dtype(u, slots, w)
         if w is not None:
@@ -144,15 +148,20 @@ def _kernel(skeleton: Skeleton, layout: Any, bits: tuple[bool, ...]) -> Callable
             w = w.astype(dtype)
         u = u.astype(dtype)
         _check_slots(jax.eval_shape(rule.init, u), slots)
-        out, new_slots = _returned(rule.update(u, slots, w, t), u.dtype)
-        if out.shape != u.shape:
-            raise LeafError(f"the rule returned updates of shape {out.shape} for weights of shape {u.shape}")
-        if jax.tree.structure(new_slots) != jax.tree.structure(slots):
-            raise LeafError(f"the rule returned slots {sorted(new_slots)} where it had {sorted(slots)}")
-        new_slots = jax.tree.map(_as_before, new_slots, slots)
+        out, new_slots = applied(rule, u, slots, w, t)
         return out, jax.tree.leaves(new_slots, is_leaf=_is_masked)
 
     return update_leaf
+
+
+def applied(rule: Rule, u: Any, slots: Slots, w: Any, t: Any) -> tuple[jax.Array, Slots]:
+    """One step of a rule, whose slots keep their types, refused if it returns anything but what it was given."""
+    out, new_slots = _returned(rule.update(u, slots, w, t), u.dtype)
+    if out.shape != u.shape:
+        raise LeafError(f"the rule returned updates of shape {out.shape} for weights of shape {u.shape}")
+    if jax.tree.structure(new_slots) != jax.tree.structure(slots):
+        raise LeafError(f"the rule returned slots {sorted(new_slots)} where it had {sorted(slots)}")
+    return out, jax.tree.map(_as_before, new_slots, slots)
 
 
 def _returned(result: Any, dtype: Any) -> tuple[jax.Array, Slots]:
@@ -199,7 +208,9 @@ def _statistics_dtype(u: jax.Array, slots: Slots, w: jax.Array | None) -> np.dty
 
 
 def _check_slots(expected: Any, slots: Slots) -> None:
-    flat, _ = jax.tree_util.tree_flatten_with_path(slots)
+    flat, treedef = jax.tree_util.tree_flatten_with_path(slots)
+    if treedef != jax.tree.structure(expected):
+        raise LeafError(f"the slots are {treedef} where these weights need {jax.tree.structure(expected)}")
     for (path, slot), wanted in zip(flat, jax.tree.leaves(expected), strict=True):
         if slot.shape != wanted.shape or slot.dtype != wanted.dtype:
             raise LeafError(
@@ -234,7 +245,8 @@ def _cached_slot_layout(
     leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
     numbers = [jax.ShapeDtypeStruct(*(type_ or ((), jnp.float32))) for type_ in types]
     bits = (True,) * masks
-    return jax.tree.structure(jax.eval_shape(lambda w, values: skeleton.rule(values, bits).init(w), leaf, numbers))
+    slots = jax.eval_shape(lambda w, values: skeleton.rule(values, bits).init(w), leaf, numbers)
+    return jax.tree.structure(slots, is_leaf=_is_masked)
 
 
 def _slot_trees(layout: Any, treedef: Any, rows: list[list[Any]]) -> Slots:

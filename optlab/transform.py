@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from optlab import hyperparameters, lifting
+from optlab import hyperparameters, lifting, noise
 
 P = ParamSpec("P")
 
@@ -172,7 +173,8 @@ def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
     The function's name is the transform's, its arguments are the hyperparameters; those of standard names (`decay`,
     `eps`, `learning_rate`, ...) are checked. An argument called `mask` is taken care of: a tree of booleans shaped
     like the parameters or a prefix of it, or a function of the parameters that gives one. Where it is False, the atom
-    passes updates through and keeps no slots.
+    passes updates through and keeps no slots. So is an integer called `seed`, from 0 to 2**32 - 1: for every leaf, and
+    every link that has one, it arrives as another uint32, from which and from `t` the rule may draw random numbers.
 
     A new atom, whole:
 
@@ -224,6 +226,15 @@ class _Slot(NamedTuple):
 _OPERAND, _MASK = _Slot("operand"), _Slot("mask")
 
 
+class _Places(NamedTuple):
+    """What is left to fill in while a skeleton becomes a transform again."""
+
+    operands: Iterator[Any]
+    bits: Iterator[bool]
+    seeded_links: Iterator[int]
+    leaf: Any
+
+
 class Skeleton(NamedTuple):
     """See `lifting.Skeleton`; hyperparameters stand in it with their types, since 1 == 1.0 == True."""
 
@@ -231,15 +242,22 @@ class Skeleton(NamedTuple):
     parts: tuple["Skeleton", ...]
     static: tuple[tuple[str, type, Any], ...]
 
-    def rule(self, operands: Sequence[Any], bits: Sequence[bool]) -> lifting.Rule:
-        return _rule_of(self._transform(iter(operands), iter(bits)))
+    @property
+    def seeded(self) -> bool:
+        return any(name == "seed" for name, *_ in self.static) or any(part.seeded for part in self.parts)
 
-    def _transform(self, operands: Iterator[Any], bits: Iterator[bool]) -> Transform:
-        parts = [part._transform(operands, bits) for part in self.parts]
-        values = {name: next(operands) if value is _OPERAND else value for name, _, value in self.static}
+    def rule(self, operands: Sequence[Any], bits: Sequence[bool], leaf: Any = 0) -> lifting.Rule:
+        places = _Places(iter(operands), iter(bits), itertools.count(), leaf)
+        return _rule_of(self._transform(places))
+
+    def _transform(self, places: _Places) -> Transform:
+        parts = [part._transform(places) for part in self.parts]
+        values = {name: next(places.operands) if value is _OPERAND else value for name, _, value in self.static}
+        if "seed" in values:
+            values["seed"] = noise.mixed(values["seed"], next(places.seeded_links), places.leaf)
         masked = values.get("mask") is _MASK
         tx = rebuild(self.maker, parts, values | {"mask": None} if masked else values)
-        return passing(tx) if masked and not next(bits) else tx
+        return passing(tx) if masked and not next(places.bits) else tx
 
 
 def _split(tx: Transform) -> lifting.Program:
@@ -262,7 +280,8 @@ def _split(tx: Transform) -> lifting.Program:
             static.append((name, type(value), value))
         return Skeleton(tx.maker, parts, tuple(static))
 
-    return lifting.Program(tx.name, skeleton(tx), tuple(operands), tuple(masks))
+    whole = skeleton(tx)
+    return lifting.Program(tx.name, whole, tuple(operands), tuple(masks), whole.seeded)
 
 
 def _rule_of(tx: Transform) -> lifting.Rule:
