@@ -2,7 +2,7 @@
 
 import typing
 
-from optlab import extras
+from optlab import codecs, extras
 from optlab.algebra import chain, divide, identity
 from optlab.decay import (
     add_decayed_weights,
@@ -59,8 +59,10 @@ from optlab.rms import (
     sign,
     square,
 )
+from optlab.rounding import apply_updates, kahan
 from optlab.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.stable import divide_and_decay_stably
+from optlab.store import store
 from optlab.target import decay_toward_init
 from optlab.transform import Transform, atom
 
@@ -105,6 +107,7 @@ __all__ = [
     "add_decayed_weights",
     "add_l2_to_grad",
     "amsgrad",
+    "apply_updates",
     "atom",
     "bias_correct",
     "chain",
@@ -121,6 +124,7 @@ __all__ = [
     "identify",
     "identity",
     "interpolate_ema",
+    "kahan",
     "l2_penalty",
     "laprop",
     "lion",
@@ -147,4 +151,5 @@ __all__ = [
     "sign_sgd",
     "signum",
     "square",
+    "store",
 ]
