@@ -2,7 +2,8 @@
 
 import typing
 
-from optlab import codecs, extras
+from optlab import codecs as codecs
+from optlab import extras
 from optlab.algebra import chain, divide, identity
 from optlab.decay import (
     add_decayed_weights,

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from optlab import noise
 from optlab.hyperparameters import check_choice
@@ -79,7 +78,7 @@ def _sum(w: jax.Array, u: Any) -> jax.Array:
 
 
 class KahanState(NamedTuple):
-    """State of `kahan`: what rounding took from each weight so far, in its dtype; nothing for wider weights."""
+    """State of `kahan`: what rounding took from each weight so far, bfloat16; zero for wider weights."""
 
     error: Any
 
@@ -87,8 +86,8 @@ class KahanState(NamedTuple):
 def kahan() -> Transform:
     """`s = u + e;  u -> round(w + s) - w;  e <- s - u`: steps that rounding loses are kept until they count.
 
-    The last link of a chain, for weights in bfloat16 or float16; wider weights pass. `error` takes as many bytes as
-    the weights do.
+    The last link of a chain, for weights in bfloat16 or float16; wider weights pass. `error` takes two bytes for every
+    weight, for wider ones too, since inside a chain `init` is given all weights as float32.
 
     Raises:
       ValueError: at update, without params.
@@ -97,7 +96,7 @@ def kahan() -> Transform:
     """
 
     def init(params: Any) -> KahanState:
-        return KahanState(jax.tree.map(lambda w: jnp.zeros_like(w) if _narrow(w) else optax.MaskedNode(), params))
+        return KahanState(jax.tree.map(lambda w: jnp.zeros_like(w, dtype=jnp.bfloat16), params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, KahanState]:
         if params is None:
@@ -112,14 +111,11 @@ def kahan() -> Transform:
     return Transform(init, update, maker=kahan)
 
 
-def _narrow(w: Any) -> bool:
-    return wide(w.dtype) != w.dtype
-
-
-def _compensated(w: jax.Array, u: jax.Array, error: Any) -> tuple[jax.Array, Any]:
-    if isinstance(error, optax.MaskedNode):
-        return u.astype(wide(u.dtype)), error
-    s = _sum(u, error)
-    w_wide = w.astype(s.dtype)
-    u = (w_wide + s).astype(w.dtype).astype(s.dtype) - w_wide
+def _compensated(w: Any, u: Any, error: jax.Array) -> tuple[jax.Array, jax.Array]:
+    w, u = jnp.asarray(w), jnp.asarray(u)
+    if wide(w.dtype) == w.dtype:
+        return u.astype(jnp.promote_types(wide(u.dtype), w.dtype)), error
+    s = _sum(error, u)
+    at_w = w.astype(s.dtype)
+    u = (at_w + s).astype(w.dtype).astype(s.dtype) - at_w
     return u, (s - u).astype(error.dtype)

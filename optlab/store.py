@@ -12,7 +12,7 @@ import optax
 from optlab import blocks, lifting, noise
 from optlab.algebra import require_rule
 from optlab.codecs import Codec
-from optlab.hyperparameters import check_seed
+from optlab.hyperparameters import check_seed, is_traced
 from optlab.lifting import LeafError, Rule, Slots
 from optlab.transform import Transform, lifted
 
@@ -181,14 +181,17 @@ class _Store:
         def whole(u: Any, stored: Any, w: Any) -> tuple[Any, list[Any]]:
             return self._step(self.slots, u, stored, w, t, seed, noise.positions(u.shape))
 
-        def in_pieces(u: Any, stored: Any, w: Any) -> tuple[Any, list[Any]]:
-            return self._in_pieces(cut, pieces, u, stored, w, t, seed)
-
         cut = self._cut()
-        pieces = None if cut is None or cut.slices is None else blocks.pieces(cut.slices, u.size // cut.slices)
-        if pieces is None or pieces.count == 1 or jax.eval_shape(whole, u, stored, w)[0].dtype != u.dtype:
+        pieces = blocks.pieces(cut.slices, u.size // cut.slices) if cut is not None and cut.slices else None
+        if (
+            cut is None
+            or pieces is None
+            or pieces.count == 1
+            or jax.eval_shape(whole, u, stored, w)[0].dtype != u.dtype
+        ):
             u, stored = whole(u, stored, w)
         else:  # a CPU writes every intermediate out, and can reuse those of a piece; others fuse the whole
+            in_pieces = functools.partial(self._in_pieces, cut, pieces, t, seed)
             u, stored = jax.lax.platform_dependent(u, stored, w, cpu=in_pieces, default=whole)
         return u, self.treedef.unflatten(stored)
 
@@ -209,7 +212,7 @@ class _Store:
         ]
 
     def _in_pieces(
-        self, cut: blocks.Cut, pieces: blocks.Pieces, u: Any, stored: Sequence[Any], w: Any, t: Any, seed: Any
+        self, cut: blocks.Cut, pieces: blocks.Pieces, t: Any, seed: Any, u: Any, stored: Sequence[Any], w: Any
     ) -> tuple[Any, list[Any]]:
         """The same step, in place, one piece of the leaf after the other."""
         of_piece = cut.of_slices(pieces.strips * pieces.depth)
@@ -238,9 +241,7 @@ def _maybe_abstract(encode: Callable[[Any], Any], x: Any) -> Any:
 
 def _require_whole_blocks(slots: Sequence[_Kept], w: Any) -> None:
     """Refuses blocks that would lie across two shards, as far as the sharding of the weights is known."""
-    sharding = getattr(w, "sharding", None) if isinstance(w, jax.ShapeDtypeStruct) else jax.typeof(w).sharding
-    if isinstance(w, jax.Array) and not isinstance(w, jax.core.Tracer):
-        sharding = w.sharding
+    sharding = jax.typeof(w).sharding if is_traced(w) else getattr(w, "sharding", None)
     if sharding is None:
         return
     shard = sharding.shard_shape(w.shape)

@@ -26,6 +26,8 @@ ARGUMENTS: dict[str, Any] = {
     "denominator": optlab.rms(0.95, 1e-3),
     "link": optlab.add_decayed_weights(0.1),
     "following": optlab.add_decayed_weights(0.1),
+    "tx": optlab.adamw(0.01, weight_decay=0.1),
+    "codec": optlab.codecs.int8,
     "second_moment": optlab.chain(optlab.square(), optlab.scale_by_ema(0.95)),
 }
 

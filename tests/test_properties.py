@@ -19,7 +19,18 @@ import optlab
 from optlab import testing
 
 # Functions of the table of contents that make no transform of their own; everything else must be in TABLE.
-NOT_IN_TABLE = {"atom", "chain", "check", "compare", "draw", "explain", "identify", "l2_penalty", "product"}
+NOT_IN_TABLE = {
+    "apply_updates",
+    "atom",
+    "chain",
+    "check",
+    "compare",
+    "draw",
+    "explain",
+    "identify",
+    "l2_penalty",
+    "product",
+}
 # These continue a second moment; they stand behind what makes one.
 AFTER_SQUARE = ("decayed_max", "root", "running_max", "running_sum")
 
@@ -75,9 +86,19 @@ TABLE = {
     "stable decay on every axis": optlab.Decay("proximal", "schedule", "stable", "init").apply_to(
         optlab.scale_by_rms(0.9, 1e-3), jnp.float32(0.01), jnp.float32(0.1), schedule=falling
     ),
+    "adamw in bfloat16": optlab.store(
+        optlab.adamw(0.01, weight_decay=0.1), optlab.codecs.BFloat16("nearest"), min_size=0
+    ),
+    "adamw in int8": optlab.store(optlab.adamw(0.01, weight_decay=0.1), optlab.codecs.Int8(2, "nearest"), min_size=0),
     "a chain around optax": optlab.chain(optlab.scale_by_rms(0.9, 1e-3), optax.clip(0.5), optlab.sgd(0.1)),
 }
-EXEMPT = {"a chain around optax": {"complex weights have no direction": "optax.clip takes real numbers only"}}
+EXEMPT = {
+    "kahan": {
+        "numbers are kept in single precision or wider": "what is left over of a sum has few digits that count",
+        "half precision is computed in single": "it makes up for the rounding of half-precision weights",
+    },
+    "a chain around optax": {"complex weights have no direction": "optax.clip takes real numbers only"},
+}
 
 
 def test_every_public_function_is_in_the_table():
@@ -198,9 +219,11 @@ def test_who_has_no_hyperparameters():
         "decay_toward_init",
         "divide",
         "identity",
+        "kahan",
         "running_max",
         "sign",
         "square",
+        "store",
     }
 
 
