@@ -1,0 +1,369 @@
+"""`train_step` takes the steps of a loop written by hand, in place, in one program, without waiting for the device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import public
+import pytest
+from flax import linen, nnx
+
+import optlab
+
+SHAPES = {"bias": (2,), "kernel": (3, 2)}
+ADAMW = {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "weight_decay": 0.5}
+BATCHES = [
+    (public.random_tree((8, 3), seed), public.random_tree((8, 2), seed + 100))  # inputs and targets
+    for seed in range(1, 9)
+]
+
+
+def linear_loss(params, batch):
+    x, y = batch
+    kernel, bias = (params[name].astype(x.dtype) for name in ("kernel", "bias"))
+    return jnp.mean((x @ kernel + bias[None] - y) ** 2)
+
+
+def plainly(loss_fn, tx, params, batches, has_aux=False):
+    """The loop as people write it: weights and what the loss gave, at every step."""
+
+    @jax.jit
+    def step(params, state, *batch):
+        value, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *batch)
+        updates, state = tx.update(grads, state, params)
+        new = jax.tree.map(
+            lambda w, u: (w.astype(jnp.float32) + u.astype(jnp.float32)).astype(w.dtype), params, updates
+        )
+        return new, state, value
+
+    state, weights, given = tx.init(params), [], []
+    for batch in batches:
+        params, state, value = step(params, state, *batch)
+        weights.append(params)
+        given.append(value)
+    return weights, given
+
+
+def stepwise(step, tx, params, batches):
+    """The same by `train_step`, on a copy of the weights."""
+    params = jax.tree.map(jnp.copy, params)
+    state, weights, given = jax.tree.map(jnp.copy, tx.init(params)), [], []
+    for batch in batches:
+        params, state, value = step(params, state, *batch)
+        weights.append(jax.tree.map(jnp.copy, params))
+        given.append(value)
+    return weights, given
+
+
+def assert_same(ours, theirs, rtol=2e-5):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), rtol=rtol, atol=1e-6)
+
+
+def assert_steps_match(loss_fn, tx, params, batches, **options):
+    ours = stepwise(optlab.train_step(loss_fn, tx, **options), tx, params, batches)
+    theirs = plainly(loss_fn, tx, params, batches, **options)
+    assert_same(ours, theirs)
+    return ours
+
+
+PAIRS = [(batch,) for batch in BATCHES]
+PARAMS = public.random_tree(SHAPES, seed=0)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optlab.adamw(0.1, **ADAMW),
+        optlab.chain(optax.clip_by_global_norm(0.1), optlab.lion(0.1, weight_decay=0.5)),
+        optlab.sgd(optax.linear_schedule(0.2, 0.05, 4)),
+        optax.MultiSteps(optlab.adamw(0.1, **ADAMW), every_k_schedule=3).gradient_transformation(),
+        optax.masked(optlab.adamw(0.1, **ADAMW), {"bias": False, "kernel": True}),
+        optax.apply_if_finite(optlab.adamw(0.1, **ADAMW), 3),
+    ],
+    ids=["adamw", "clipped lion", "scheduled sgd", "MultiSteps", "masked", "apply_if_finite"],
+)
+def test_every_step_is_that_of_the_loop(tx, peer):
+    with peer():
+        weights, losses = assert_steps_match(linear_loss, tx, PARAMS, PAIRS)
+    assert losses[-1] != losses[0]
+    assert np.max(np.abs(weights[-1]["kernel"] - PARAMS["kernel"])) > 0.01
+
+
+def test_accumulated_gradients_move_the_weights_at_every_third_step(peer):
+    tx = optax.MultiSteps(optlab.adamw(0.1, **ADAMW), every_k_schedule=3)
+    with peer():
+        weights, _ = stepwise(optlab.train_step(linear_loss, tx), tx, PARAMS, PAIRS[:6])
+    moved = [not np.array_equal(a["bias"], b["bias"]) for a, b in zip([PARAMS, *weights], weights, strict=False)]
+    assert moved == [False, False, True, False, False, True]
+
+
+def test_weights_in_bfloat16_round_once(peer):
+    params = public.random_tree(SHAPES, 0, jnp.bfloat16)
+    tx = optlab.adamw(0.1, **ADAMW)
+    weights, _ = assert_steps_match(linear_loss, tx, params, PAIRS)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(weights)} == {"bfloat16"}
+    rounded_twice = params
+    state = tx.init(params)
+    for (batch,) in PAIRS:  # the update rounded before it is added: another trajectory, which the test above rejects
+        updates, state = tx.update(jax.grad(linear_loss)(rounded_twice, batch), state, rounded_twice)
+        rounded_twice = jax.tree.map(lambda w, u: w + u.astype(w.dtype), rounded_twice, updates)
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (weights[-1], rounded_twice)), strict=True))
+
+
+def test_optax_links_are_given_what_they_ask_for(peer):
+    """`polyak_sgd` wants the value, `lbfgs` value, gradient and the loss as a function."""
+    batches = PAIRS[:1] * 4
+    with peer():
+        for tx in (optax.polyak_sgd(max_learning_rate=1.0), optlab.chain(optax.lbfgs())):
+            _, losses = stepwise(optlab.train_step(linear_loss, tx), tx, PARAMS, batches)
+            assert losses[-1] < 0.7 * losses[0]
+
+
+# Flax and Equinox ---------------------------------------------------------------------------------------------------
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(3, 4, use_bias=False, rngs=rngs)  # its gradient would be rounding alone
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.out = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(nnx.relu(self.norm(self.hidden(x))))
+
+
+def test_flax_nnx_with_batch_statistics(peer):
+    """Statistics go through `aux`; the model that is put together again has learnt what the loop's has."""
+    with peer():
+        model = Net(nnx.Rngs(0))
+        graph, params, statistics = nnx.split(model, nnx.Param, ...)
+
+        def loss_fn(params, statistics, batch):
+            model = nnx.merge(graph, params, statistics, copy=True)
+            loss = jnp.mean((model(batch[0]) - batch[1]) ** 2)
+            return loss, nnx.state(model, nnx.Not(nnx.Param))
+
+        tx = optlab.adamw(0.1, **ADAMW)
+        step = optlab.train_step(loss_fn, tx, has_aux=True)
+        ours, state, ours_statistics = jax.tree.map(jnp.copy, params), tx.init(params), statistics
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        for batch in BATCHES:
+            ours, state, (loss, ours_statistics) = step(ours, state, ours_statistics, batch)
+            wanted, grads = nnx.value_and_grad(lambda m, b=batch: jnp.mean((m(b[0]) - b[1]) ** 2))(model)
+            optimizer.update(model, grads)
+            assert_same(loss, wanted)
+            assert_same(ours, nnx.state(model, nnx.Param))
+        assert_same(ours_statistics, nnx.state(model, nnx.Not(nnx.Param)))
+        assert not np.allclose(model.norm.mean[...], 0)
+
+
+class LinenNet(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.BatchNorm(use_running_average=False)(linen.Dense(4, use_bias=False)(x))
+        return linen.Dense(2)(linen.relu(x))
+
+
+def test_flax_linen_with_batch_statistics(peer):
+    module = LinenNet()
+    with peer():
+        variables = module.init(jax.random.key(0), BATCHES[0][0])
+        tx = optlab.adamw(0.1, **ADAMW)
+
+        def loss_fn(params, statistics, batch):
+            out, new = module.apply({"params": params, "batch_stats": statistics}, batch[0], mutable=["batch_stats"])
+            return jnp.mean((out - batch[1]) ** 2), new["batch_stats"]
+
+        step = optlab.train_step(loss_fn, tx, has_aux=True)
+        ours = theirs = variables["params"]
+        ours = jax.tree.map(jnp.copy, ours)
+        state, their_state = tx.init(ours), tx.init(theirs)
+        statistics = their_statistics = variables["batch_stats"]
+        for batch in BATCHES:
+            ours, state, (loss, statistics) = step(ours, state, statistics, batch)
+            (wanted, their_statistics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+                theirs, their_statistics, batch
+            )
+            updates, their_state = tx.update(grads, their_state, theirs)
+            theirs = optax.apply_updates(theirs, updates)
+            assert_same((ours, statistics, loss), (theirs, their_statistics, wanted))
+
+
+@jax.tree_util.register_pytree_node_class
+class Module:
+    """What an Equinox module is to JAX: a tree of fields, arrays, functions and numbers alike."""
+
+    def __init__(self, weight, bias, activation, steps):
+        self.fields = (weight, bias, activation, steps)
+
+    def tree_flatten(self):
+        return self.fields, None
+
+    @classmethod
+    def tree_unflatten(cls, _, fields):
+        return cls(*fields)
+
+    def __call__(self, x):
+        weight, bias, activation, _ = self.fields
+        return activation(x @ weight + bias[None])
+
+
+def partition(model):
+    """`eqx.partition(model, eqx.is_inexact_array)`."""
+    is_array = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)  # noqa: E731
+    return tuple(jax.tree.map(lambda x, keep=keep: x if is_array(x) == keep else None, model) for keep in (True, False))
+
+
+def test_a_model_filtered_as_equinox_does():
+    whole = Module(PARAMS["kernel"], PARAMS["bias"], jnp.tanh, jnp.arange(3))
+    params, static = partition(whole)
+    assert len(jax.tree.leaves(params)) == 2
+
+    def loss_fn(params, batch):
+        model = jax.tree.map(lambda a, b: b if a is None else a, params, static, is_leaf=lambda x: x is None)
+        return jnp.mean((model(batch[0]) - batch[1]) ** 2)
+
+    weights, _ = assert_steps_match(loss_fn, optlab.adamw(0.1, **ADAMW), params, PAIRS)
+    assert weights[-1].fields[2:] == (None, None)
+
+
+# One program, in place, without the host -----------------------------------------------------------------------------
+
+
+def test_it_is_traced_once_for_all_batches_of_one_shape():
+    traced = []
+
+    def loss_fn(params, batch):
+        traced.append(batch[0].shape)
+        return linear_loss(params, batch)
+
+    tx = optlab.adamw(0.1, **ADAMW)
+    step = optlab.train_step(loss_fn, tx)
+    stepwise(step, tx, PARAMS, PAIRS)
+    assert traced == [(8, 3)]
+    half = tuple(x[:4] for x in BATCHES[0])
+    stepwise(step, tx, PARAMS, [(half,), (half,)])
+    assert traced == [(8, 3), (4, 3)]
+
+
+def test_params_and_state_are_updated_in_place_and_the_batch_stays():
+    tx = optlab.adamw(0.1, **ADAMW)
+    params = jax.tree.map(jnp.copy, PARAMS)
+    state = tx.init(params)
+    places = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state)) if leaf.ndim}
+    new_params, new_state, _ = optlab.train_step(linear_loss, tx)(params, state, BATCHES[0])
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((params, state)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(BATCHES))
+    new = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((new_params, new_state)) if leaf.ndim}
+    assert new == places
+
+
+def test_nothing_goes_to_the_host_and_back():
+    tx = optlab.adamw(0.1, **ADAMW)
+    step = optlab.train_step(linear_loss, tx)
+    params = jax.tree.map(jnp.copy, PARAMS)
+    state = tx.init(params)
+    program = step.lower(params, state, BATCHES[0]).as_text()
+    assert "callback" not in program
+    assert "infeed" not in program
+    with jax.transfer_guard("disallow"):
+        for batch in BATCHES:
+            params, state, loss = step(params, state, batch)
+        assert not np.isnan(jax.device_get(loss))
+
+
+def test_a_host_callback_would_be_seen():
+    def loss_fn(params, batch):
+        loss = linear_loss(params, batch)
+        jax.debug.callback(lambda x: None, loss)
+        return loss
+
+    tx = optlab.sgd(0.1)
+    assert "callback" in optlab.train_step(loss_fn, tx).lower(PARAMS, tx.init(PARAMS), BATCHES[0]).as_text()
+
+
+def test_it_runs_inside_scan_and_vmap():
+    tx = optlab.adamw(0.1, **ADAMW)
+    step = optlab.train_step(linear_loss, tx)
+    xs = tuple(jnp.stack(column) for column in zip(*BATCHES, strict=True))
+
+    def scanned(params):
+        body = lambda carry, batch: (step(*carry, batch)[:2], None)  # noqa: E731
+        return jax.lax.scan(body, (params, tx.init(params)), xs)[0][0]
+
+    assert_same(scanned(PARAMS), plainly(linear_loss, tx, PARAMS, PAIRS)[0][-1])
+    two = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), PARAMS)
+    second = jax.tree.map(lambda w: w[1], jax.vmap(scanned)(two))
+    assert_same(second, plainly(linear_loss, tx, jax.tree.map(lambda w: 2 * w, PARAMS), PAIRS)[0][-1])
+
+
+# Bad input ----------------------------------------------------------------------------------------------------------
+
+
+TX = optlab.sgd(0.1)
+REFUSED = {
+    "a loss of many numbers": (
+        lambda p, b: p["bias"],
+        {},
+        PARAMS,
+        r"loss_fn must return the loss alone; has_aux=True lets it give \(loss, aux\); "
+        r"the loss must be one real number, got float32\[2\]",
+    ),
+    "aux without has_aux": (lambda p, b: (jnp.sum(p["bias"]), b), {}, PARAMS, "must be one real number, got a tuple"),
+    "no loss": (lambda p, b: None, {}, PARAMS, "got a NoneType"),
+    "a complex loss": (lambda p, b: jax.lax.complex(jnp.sum(p["bias"]), 0.0), {}, PARAMS, r"got complex64\[\]"),
+    "has_aux without aux": (
+        linear_loss,
+        {"has_aux": True},
+        PARAMS,
+        r"with has_aux=True loss_fn must return \(loss, aux\), got float32\[\]",
+    ),
+    "an integer in params": (
+        linear_loss,
+        {},
+        PARAMS | {"steps": jnp.arange(2)},
+        r"params at \['steps'\] are int32\[2\], which have no gradient: leave them out with your framework's filter",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_not_be_trained_is_refused_by_name(name):
+    loss_fn, options, params, message = REFUSED[name]
+    step = optlab.train_step(loss_fn, TX, **options)
+    with pytest.raises(TypeError, match=f"^train_step: .*{message}"):
+        step(params, TX.init(PARAMS), BATCHES[0])
+
+
+def test_what_is_no_transform_is_refused():
+    with pytest.raises(
+        TypeError, match=r"^train_step: tx is the function adamw, not a transform: call it, adamw\(\.\.\.\)"
+    ):
+        optlab.train_step(linear_loss, optlab.adamw)
+
+
+def test_arrays_that_were_donated_before_are_named():
+    step = optlab.train_step(linear_loss, TX)
+    params = jax.tree.map(jnp.copy, PARAMS)
+    state = TX.init(params)
+    _, state, _ = step(params, state, BATCHES[0])
+    with pytest.raises(ValueError, match=r"^train_step: params at \['bias'\] were donated to an earlier step; "):
+        step(params, state, BATCHES[0])
+
+
+def test_an_array_that_is_there_twice_is_named():
+    one = jnp.ones((3,))
+    step = optlab.train_step(lambda params: jnp.sum(params["a"] * params["b"]), TX)
+    with pytest.raises(ValueError, match=r"^train_step: params at \['b'\] is the array of params at \['a'\]"):
+        step({"a": one, "b": one}, TX.init({"a": one}))
+
+
+def test_other_errors_pass_as_they_are():
+    def loss_fn(params, batch):
+        raise ValueError("not my fault")
+
+    with pytest.raises(ValueError, match=r"^not my fault\b"):
+        optlab.train_step(loss_fn, TX)(PARAMS, TX.init(PARAMS), BATCHES[0])
