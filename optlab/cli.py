@@ -91,14 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--overwrite", action="store_true", help="replace the maps and the page that are there")
     report.set_defaults(run=_report)
 
-    bench = commands.add_parser("bench", help="counts and times, against optax and the loops that people write")
+    bench = commands.add_parser("bench", help="counts and times, against optax, torch and the loops that people write")
     bench.add_argument(
-        "what",
-        nargs="?",
-        choices=("atoms", "study"),
-        default="atoms",
-        help="atoms: AdamW from atoms against optax.adamw (default); study: the engine against loops over a grid",
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help="counts, compile, eager, step: AdamW against optax.adamw and torch.optim.AdamW (default: these four); "
+        "study: the engine against loops over a grid",
     )
+    bench.add_argument("--repeats", type=int, default=15, help="times that each is taken, for the median (default: 15)")
     bench.add_argument("--json", type=Path, help="write the figures to this file too")
     bench.set_defaults(run=_bench)
     return parser
@@ -334,14 +335,22 @@ def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
             options.json.open("a").close()
         except OSError as error:
             raise UsageError(f"{options.json} can't be written: {error.strerror}") from None
-    if options.what == "study":
+    from optlab.bench import PARTS, measure, table
+
+    if unknown := [part for part in options.parts if part not in (*PARTS, "study")]:
+        raise UsageError(f"there is no part {unknown[0]!r}; give some of {', '.join(PARTS)}, study")
+    if options.repeats < 1:
+        raise UsageError(f"repeats must be a whole number from 1, got {options.repeats}")
+    figures: dict[str, Any] = {}
+    if "study" in options.parts:
         _needs("lab", "bench study")
         _one_device_per_core()
-        from optlab.lab.bench import compare as measure
-        from optlab.lab.bench import table
-    else:
-        from optlab.bench import measure, table
-    figures = measure()
-    print(table(figures))
+        from optlab.lab import bench as grid
+
+        figures["study"] = grid.compare()
+        print(grid.table(figures["study"]), end="\n\n")
+    if parts := [part for part in options.parts or PARTS if part in PARTS]:
+        figures |= measure(parts, options.repeats)
+        print(table(figures))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
