@@ -63,8 +63,8 @@ from optlab.rms import (
 from optlab.rounding import apply_updates, kahan
 from optlab.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.stable import divide_and_decay_stably
-from optlab.store import store
 from optlab.step import train_step
+from optlab.store import store
 from optlab.target import decay_toward_init
 from optlab.transform import Transform, atom
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from optlab.algebra import require_transform
+from optlab.rounding import apply_updates
 
 
 class TrainStep:
-    """What `train_step` makes: `step(params, state, *batch) -> (params, state, loss)`, compiled at its first call.
+    """What `train_step` makes: `step(params, state, *batch, key=None) -> (params, state, loss)`, compiled.
 
     Attributes:
       lower: that of `jax.jit`, `step.lower(params, state, *batch).compile()`, to look at the program.
@@ -22,9 +23,9 @@ class TrainStep:
         self._compiled = jax.jit(step, donate_argnums=(0, 1))
         self.lower = self._compiled.lower
 
-    def __call__(self, params: Any, state: Any, *batch: Any) -> tuple[Any, Any, Any]:
+    def __call__(self, params: Any, state: Any, *batch: Any, key: Any = None) -> tuple[Any, Any, Any]:
         try:
-            return self._compiled(params, state, *batch)
+            return self._compiled(params, state, *batch, key=key)
         except (ValueError, RuntimeError) as error:
             if "donate" in str(error) or "deleted" in str(error):
                 _refuse_donated(params, state, *batch)
@@ -45,8 +46,8 @@ def train_step(
             params, state, loss = step(params, state, batch)
 
     Params and state are donated: the new ones take over their memory, and the old ones can't be read any more. Nothing
-    waits for the device before the loss is read. The sum `w + u` is taken in the wider dtype of the two and rounded
-    once, to that of the weights.
+    waits for the device before the loss is read. Weights in bfloat16 are rounded to nearest, which loses small steps,
+    or by chance where each step has its own key, `step(params, state, batch, key=key)`; see `apply_updates`.
 
     Args:
       loss_fn: `loss_fn(params, *batch)`, a real scalar. Params are any tree of floating-point or complex arrays: a dict
@@ -74,12 +75,13 @@ def train_step(
             raise TypeError(f"train_step: with has_aux=True loss_fn must return (loss, aux), got {_said(returned)}")
         return _scalar(returned[0], "(loss, aux)"), returned[1]
 
-    def step(params: Any, state: Any, *batch: Any) -> tuple[Any, Any, Any]:
+    def step(params: Any, state: Any, *batch: Any, key: Any = None) -> tuple[Any, Any, Any]:
         _require_differentiable(params)
         (loss, aux), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(params, *batch)
         value_fn = functools.partial(_first, loss_and_aux, *batch)
         updates, state = update(grads, state, params, value=loss, grad=grads, value_fn=value_fn)
-        return jax.tree.map(_moved, params, updates), state, (loss, aux) if has_aux else loss
+        params = apply_updates(params, updates, rounding="nearest" if key is None else "stochastic", key=key)
+        return params, state, (loss, aux) if has_aux else loss
 
     return TrainStep(step)
 
@@ -87,11 +89,6 @@ def train_step(
 def _first(loss_and_aux: Callable[..., tuple[Any, Any]], *batch_and_params: Any) -> Any:
     *batch, params = batch_and_params
     return loss_and_aux(params, *batch)[0]
-
-
-def _moved(w: jax.Array, u: jax.Array) -> jax.Array:
-    dtype = max(w.dtype, u.dtype, key=lambda dtype: dtype.itemsize)
-    return (w.astype(dtype) + u.astype(dtype)).astype(w.dtype)
 
 
 def _scalar(loss: Any, wanted: str) -> Any:

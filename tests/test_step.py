@@ -113,6 +113,23 @@ def test_weights_in_bfloat16_round_once(peer):
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (weights[-1], rounded_twice)), strict=True))
 
 
+def test_a_key_rounds_weights_in_bfloat16_by_chance():
+    """Steps of 2**-11 of the weight: nearest rounding loses all of them, chance none on average."""
+    params = {"w": jnp.ones((4096,), jnp.bfloat16)}
+    step = optlab.train_step(lambda params: jnp.sum(params["w"].astype(jnp.float32)), optlab.sgd(2**-11))
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def after(keys):
+        w, state = jax.tree.map(jnp.copy, params), optlab.sgd(0.1).init(params)
+        for key in keys:
+            w, state, _ = step(w, state, key=key)
+        return w["w"].astype(jnp.float32)
+
+    assert np.all(after([None] * 4) == 1)
+    assert np.mean(after(keys)) == pytest.approx(1 - 4 * 2**-11, abs=2e-4)
+    np.testing.assert_array_equal(after(keys), after(keys))
+
+
 def test_optax_links_are_given_what_they_ask_for(peer):
     """`polyak_sgd` wants the value, `lbfgs` value, gradient and the loss as a function."""
     batches = PAIRS[:1] * 4
