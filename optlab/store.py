@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optlab import blocks, lifting, noise
+from optlab import blocks, kernel, lifting, noise
 from optlab.algebra import require_rule
 from optlab.codecs import Codec
 from optlab.hyperparameters import check_seed, is_traced
@@ -183,16 +183,15 @@ class _Store:
 
         cut = self._cut()
         pieces = blocks.pieces(cut.slices, u.size // cut.slices) if cut is not None and cut.slices else None
-        if (
-            cut is None
-            or pieces is None
-            or pieces.count == 1
-            or jax.eval_shape(whole, u, stored, w)[0].dtype != u.dtype
-        ):
-            u, stored = whole(u, stored, w)
-        else:  # a CPU writes every intermediate out, and can reuse those of a piece; others fuse the whole
-            in_pieces = functools.partial(self._in_pieces, cut, pieces, t, seed)
-            u, stored = jax.lax.platform_dependent(u, stored, w, cpu=in_pieces, default=whole)
+        branches = {}
+        if cut is not None and pieces is not None and pieces.count > 1:
+            if jax.eval_shape(whole, u, stored, w)[0].dtype == u.dtype:
+                # a CPU writes every intermediate out, and can reuse those of a piece; others fuse the whole
+                branches["cpu"] = functools.partial(self._in_pieces, cut, pieces, t, seed)
+        if kernel.runs_here() and self.fits_blocks():
+            branches["cuda"] = functools.partial(self.in_blocks, t, seed)
+        step = functools.partial(jax.lax.platform_dependent, **branches, default=whole) if branches else whole
+        u, stored = step(u, stored, w)
         return u, self.treedef.unflatten(stored)
 
     def _cut(self) -> blocks.Cut | None:
@@ -200,6 +199,30 @@ class _Store:
         cuts = {slot.cut for slot in self.slots if slot.applies and slot.codec is not None and slot.codec.block}
         alike = len({slot.slot.shape for slot in self.slots}) == 1
         return cuts.pop() if len(cuts) == 1 and alike and self.rule.elementwise else None
+
+    def fits_blocks(self) -> bool:
+        """Whether `in_blocks` can take these leaves: whole blocks, and every array one of numbers or of blocks."""
+        cut = self._cut()
+        return cut is not None and cut.row % cut.block == 0 and kernel.fits(cut.block)
+
+    def in_blocks(
+        self, t: Any, seed: Any, u: Any, stored: Any, w: Any, *, interpret: bool = False
+    ) -> tuple[Any, list[Any]]:
+        """The same step as one GPU kernel, which keeps a few blocks in registers from decoding to encoding."""
+        cut = self._cut()
+        assert cut is not None
+        count = u.size // cut.width
+
+        def step(number: Any, read: Any, stored: Any) -> tuple[Any, Any]:
+            u, w = read
+            of_blocks = blocks.Cut(u.shape, 1, cut.block)
+            slots = [slot._replace(cut=of_blocks) for slot in self.slots]
+            positions = noise.positions(u.shape) + number.astype(jnp.uint32) * jnp.uint32(cut.width)
+            return self._step(slots, u, stored, w, t, seed, positions)
+
+        rows = functools.partial(jax.tree.map, lambda x: x.reshape(count, -1))
+        done = kernel.over_blocks(step, rows((u, w)), rows(list(stored)), interpret=interpret)
+        return jax.tree.map(lambda x, like: x.reshape(like.shape), done, (u, list(stored)))
 
     def _step(
         self, slots: Sequence[_Kept], u: Any, stored: Sequence[Any], w: Any, t: Any, seed: Any, positions: jax.Array
