@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optlab import codecs
 from optlab.optimizers import adamw
+from optlab.store import store
 
 HYPERPARAMS = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
 MAKERS: dict[str, Callable[[], Any]] = {
@@ -180,6 +182,29 @@ def step_rows(repeats: int, trees: dict[str, Shapes] | None = None) -> list[Row]
     return rows
 
 
+def state_rows(repeats: int, shapes: Shapes = ((1 << 20,),) * 8) -> list[Row]:
+    """AdamW with its state in float32, bfloat16 and int8, and with weights in bfloat16."""
+    makers = {
+        "float32": MAKERS["optlab"],
+        "bfloat16": lambda: store(MAKERS["optlab"](), codecs.bfloat16),
+        "int8": lambda: store(MAKERS["optlab"](), codecs.int8),
+    }
+    size, rows = weights(shapes), []
+    states = {name: jax.eval_shape(make().init, tree(shapes)) for name, make in makers.items()}
+    kept = {name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) for name, state in states.items()}
+    rows.append(Row("bytes of state per weight", "", {name: held / size for name, held in kept.items()}))
+    temporary = {
+        name: compiled(make(), shapes).memory_analysis().temp_size_in_bytes / size for name, make in makers.items()
+    }
+    rows.append(Row("temporary bytes per weight", "", dict(temporary)))
+    calls = {name: stepping(make(), shapes) for name, make in makers.items()}
+    calls["bfloat16 weights"] = stepping(MAKERS["optlab"](), shapes, jnp.bfloat16)
+    rows.append(
+        Row(f"a step (ms), {len(shapes)} leaves of {weights(shapes[:1]) >> 20}M", "ms", in_turns(calls, repeats))
+    )
+    return rows
+
+
 def flax_tree() -> dict[str, Shapes]:
     """The parameters of the transformer that `python_lm` trains; nothing where the lab's extra is missing."""
     try:
@@ -193,10 +218,10 @@ def flax_tree() -> dict[str, Shapes]:
     return {f"a Flax transformer, {len(shapes)} leaves, {weights(shapes) / 1e6:.1f}M": shapes}
 
 
-def stepping(tx: optax.GradientTransformation, shapes: Shapes) -> Callable[[], Any]:
+def stepping(tx: optax.GradientTransformation, shapes: Shapes, dtype: Any = jnp.float32) -> Callable[[], Any]:
     """A call that takes one step of a tree, compiled and in place."""
     step = in_place(make_step(tx))
-    params, grads = tree(shapes), tree(shapes, 0.01)
+    params, grads = tree(shapes, dtype=dtype), tree(shapes, 0.01, dtype)
     held = [params, tx.init(params)]
 
     def call() -> Any:
@@ -263,6 +288,7 @@ PARTS: dict[str, tuple[str, Callable[[int], list[Row]]]] = {
     "compile": ("Before the first step", compile_rows),
     "eager": ("Outside jit", eager_rows),
     "step": ("A step of float32 weights", step_rows),
+    "state": ("What the state is kept in", state_rows),
 }
 
 
@@ -306,24 +332,25 @@ def _commit() -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as Markdown; behind a peer's, in brackets, optlab's divided by it."""
+    """The figures as Markdown; behind all but the first, in brackets, the first divided by it."""
     blocks = []
     for part, rows in figures["rows"].items():
         names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
-        unit = f" ({rows[0]['unit']})" if rows[0]["unit"] else ""
+        units = {row["unit"] for row in rows}
+        unit = f" ({min(units)})" if len(units) == 1 and units != {""} else ""
         lines = [f"| {PARTS[part][0]}{unit} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         for row in rows:
-            ours = row["figures"]["optlab"]
-            lines.append(f"| {' | '.join([row['name'], *(_cell(name, row['figures'], ours) for name in names)])} |")
+            ours = row["figures"][names[0]]
+            cells = [_cell(row["figures"].get(name), ours, name == names[0]) for name in names]
+            lines.append(f"| {' | '.join([row['name'], *cells])} |")
         blocks.append("\n".join(lines))
     notes = [f"left out: {reason}" for reason in figures["left out"]]
     said = [f"{name}: {value}" for name, value in figures["setting"].items()]
     return "\n\n".join([*blocks, "\n".join([*notes, *said])])
 
 
-def _cell(name: str, figures: dict[str, float | None], ours: float) -> str:
-    value = figures.get(name)
+def _cell(value: float | None, ours: float, is_ours: bool) -> str:
     if value is None:
         return ""
     said = f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-    return said if name == "optlab" or not value else f"{said} ({ours / value:.2f})"
+    return said if is_ours or not value else f"{said} ({ours / value:.2f})"

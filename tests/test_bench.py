@@ -31,6 +31,14 @@ def test_counts_are_those_of_the_compiled_step(peer):
     assert counted["optlab"]["loops per leaf"] == 3 + 3 / 4  # the two moments and the weights; three loops of scalars
 
 
+def test_smaller_states_take_their_bytes(peer):
+    with peer():
+        kept, temporary, step = bench.state_rows(repeats=1, shapes=[(64, 256)])
+    assert [round(held, 2) for held in kept.figures.values()] == [8.0, 4.0, 2.03]
+    assert list(temporary.figures) == ["float32", "bfloat16", "int8"]
+    assert list(step.figures) == ["float32", "bfloat16", "int8", "bfloat16 weights"]
+
+
 def test_a_program_that_hands_through_computes_nothing():
     call = bench.handing_through(TINY["three leaves"])
     (first, _), (second, _) = call(), call()
@@ -77,7 +85,7 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch, peer):
 @pytest.mark.parametrize(
     ("command", "message"),
     {
-        "bench nothing": "there is no part 'nothing'; give some of counts, compile, eager, step, study",
+        "bench nothing": "there is no part 'nothing'; give some of counts, compile, eager, step, state, study",
         "bench step --repeats 0": "repeats must be a whole number from 1, got 0",
     }.items(),
 )
