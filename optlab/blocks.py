@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optlab import noise
-
 
 class Cut(NamedTuple):
     """An array whose last `row_axes` axes make up a row, cut into blocks of at most `block` numbers."""
@@ -31,24 +29,6 @@ class Cut(NamedTuple):
     @property
     def blocks_per_row(self) -> int:
         return -(-self.row // self.width)
-
-    @property
-    def slices(self) -> int | None:
-        """How many slices the leaf has that end where blocks do, along its first axis if that is outside the rows."""
-        if self.lead:
-            return self.lead[0]
-        return self.blocks_per_row if self.row % self.width == 0 else None
-
-    def sliced(self, x: jax.Array) -> jax.Array:
-        """An array of the leaf, as `kept` leaves it, with the slices on its first axis."""
-        assert self.slices is not None
-        return x if self.lead else x.reshape(self.slices, -1)
-
-    def of_slices(self, count: int) -> "Cut":
-        """The cut of an array of some of the slices."""
-        if self.lead:
-            return self._replace(shape=(count, *self.shape[1:]))
-        return Cut((count, self.width), 1, self.block)
 
     def split(self, x: jax.Array) -> jax.Array:
         """The blocks of `x` on a last axis of their own, the last one of a row filled up with zeros."""
@@ -93,43 +73,91 @@ def straddles(whole: Cut, shard: tuple[int, ...]) -> bool:
 # Pieces -------------------------------------------------------------------------------------------------------------
 
 _PIECE = 1 << 15  # numbers; their temporaries stay in a core's cache
+_FEWEST = 8  # pieces, below which a leaf is one
+
+
+class Piece(NamedTuple):
+    """Neighbouring slices of every strip, `count` from `start` or all that follow it, and how they are cut."""
+
+    start: Any
+    count: int | None
+    cut: Cut
 
 
 class Pieces(NamedTuple):
-    """A leaf as `strips * count * depth` slices of its first axis; a piece has `depth` neighbours of every strip.
+    """A leaf as `strips` times `length` slices, and what may follow them; `depth` slices of every strip are a piece.
 
-    A leaf that is sharded along its first axis has whole strips on each device, so that taking a piece moves nothing.
+    A slice is what one index of the first axis leaves, or a block where the row is the whole leaf. A leaf that is
+    sharded along its first axis has whole strips on each device, so that taking a piece moves nothing.
     """
 
+    whole: Cut
     strips: int
-    count: int
+    length: int
     depth: int
 
+    @property
+    def count(self) -> int:
+        return self.length // self.depth
+
+    def piece(self, number: Any) -> Piece:
+        return Piece(number * self.depth, self.depth, self._cut(self.strips * self.depth))
+
+    def rest(self) -> Piece | None:
+        """What is left behind the last whole piece, if anything is."""
+        start = self.count * self.depth
+        if not self.whole.lead and self.whole.row % self.whole.width:
+            return Piece(start, None, Cut((self.whole.row - start * self.whole.width,), 1, self.whole.block))
+        return Piece(start, None, self._cut(self.strips * (self.length - start))) if start < self.length else None
+
+    def _cut(self, slices: int) -> Cut:
+        if self.whole.lead:
+            return self.whole._replace(shape=(slices, *self.whole.shape[1:]))
+        return Cut((slices, self.whole.width), 1, self.whole.block)
+
     def view(self, x: jax.Array) -> jax.Array:
-        return x.reshape(self.strips, self.count * self.depth, *x.shape[1:])
+        """An array of the leaf, as `Cut.kept` leaves it, with the slices of every strip along the second axis."""
+        return x.reshape(self.strips, -1, *(x.shape[1:] if self.whole.lead else ()))
 
-    def take(self, view: jax.Array, number: Any) -> jax.Array:
-        piece = jax.lax.dynamic_slice_in_dim(view, number * self.depth, self.depth, axis=1)
-        return piece.reshape(-1, *view.shape[2:])
+    def take(self, view: jax.Array, piece: Piece) -> jax.Array:
+        """What a piece has of it, as `Cut.kept` leaves an array of the piece."""
+        per = self._per_slice(view)
+        count = view.shape[1] - piece.start * per if piece.count is None else piece.count * per
+        taken = jax.lax.dynamic_slice_in_dim(view, piece.start * per, count, axis=1)
+        return taken.reshape(*piece.cut.lead[:1], *(view.shape[2:] or (-1,)))
 
-    def put(self, view: jax.Array, piece: jax.Array, number: Any) -> jax.Array:
-        piece = piece.reshape(self.strips, self.depth, *view.shape[2:])
-        return jax.lax.dynamic_update_slice_in_dim(view, piece, number * self.depth, axis=1)
+    def put(self, view: jax.Array, part: jax.Array, piece: Piece) -> jax.Array:
+        part = part.reshape(self.strips, -1, *view.shape[2:])
+        return jax.lax.dynamic_update_slice_in_dim(view, part, piece.start * self._per_slice(view), axis=1)
 
-    def positions(self, rest: tuple[int, ...], number: jax.Array) -> jax.Array:
+    def _per_slice(self, view: jax.Array) -> int:
+        """How many indices of the second axis a slice takes."""
+        if self.whole.lead:
+            return 1
+        return self.whole.width if view.size == self.whole.row else view.size // self.whole.blocks_per_row
+
+    def positions(self, piece: Piece) -> jax.Array:
         """Where the numbers of a piece stand in the leaf, as `noise.positions` counts."""
-        shape, below = (self.strips, self.depth, *rest), self.depth * math.prod(rest)
-        strip = jax.lax.broadcasted_iota(jnp.uint32, shape, 0) * jnp.uint32(self.count * below % 2**32)
-        inside = jnp.broadcast_to(noise.positions(shape[1:])[None], shape)
-        return (strip + number.astype(jnp.uint32) * jnp.uint32(below) + inside).reshape(-1, *rest)
+        inner = _inner(self.whole)
+        shape = (self.strips, math.prod(piece.cut.shape) // self.strips)
+        strip = jax.lax.broadcasted_iota(jnp.uint32, shape, 0) * jnp.uint32(self.length * inner % 2**32)
+        start = jnp.asarray(piece.start).astype(jnp.uint32) * jnp.uint32(inner)
+        return (strip + start + jax.lax.broadcasted_iota(jnp.uint32, shape, 1)).reshape(piece.cut.shape)
 
 
-def pieces(length: int, inner: int) -> Pieces:
-    """The pieces of a leaf whose first axis has `length` slices of `inner` numbers; one piece alone if it is short."""
-    strips = math.gcd(length, 64)
-    while strips > 1 and length // strips < 8:
+def _inner(whole: Cut) -> int:
+    return math.prod(whole.shape[1:]) if whole.lead else whole.width
+
+
+def pieces(whole: Cut) -> Pieces:
+    """The pieces of a leaf; one alone if it is short."""
+    ragged = not whole.lead and whole.row % whole.width > 0
+    # what is left has a whole block at least, so that it is cut as wide as the others
+    length = whole.lead[0] if whole.lead else whole.row // whole.width - ragged
+    strips = 1 if ragged else math.gcd(length, 64)
+    while strips > 1 and length // strips < _FEWEST:
         strips //= 2
-    steps = length // strips
-    fitting = [d for d in range(1, steps + 1) if steps % d == 0 and d * strips * inner <= _PIECE and steps // d >= 8]
-    depth = max(fitting, default=1)
-    return Pieces(strips, steps // depth, depth)
+    length //= strips
+    most = max(1, min(length // _FEWEST, _PIECE // (strips * _inner(whole))))
+    even = max(depth for depth in range(1, most + 1) if length % depth == 0)
+    return Pieces(whole, strips, max(1, length), even if 4 * even >= most else most)

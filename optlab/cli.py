@@ -96,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         "parts",
         nargs="*",
         metavar="PART",
-        help="counts, compile, eager, step, state: AdamW against optax.adamw and torch.optim.AdamW (default: all of these); "
-        "study: the engine against loops over a grid",
+        help="counts, compile, eager, step, state: AdamW against optax.adamw and torch.optim.AdamW (default: all of "
+        "these); study: the engine against loops over a grid",
     )
     bench.add_argument("--repeats", type=int, default=15, help="times that each is taken, for the median (default: 15)")
     bench.add_argument("--json", type=Path, help="write the figures to this file too")

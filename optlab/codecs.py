@@ -1,7 +1,7 @@
 """Smaller forms of optimizer state: what `store` keeps in the place of float32 numbers."""
 
 import dataclasses
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,10 @@ class BFloat16(_Rounding):
     """
 
     rounding: str = "stochastic"
-    block: ClassVar[None] = None
+
+    @property
+    def block(self) -> None:
+        return None
 
     def encode(self, x: jax.Array, bits: jax.Array) -> jax.Array:
         return x.astype(jnp.bfloat16) if self.rounding == "nearest" else to_bfloat16(x, bits)

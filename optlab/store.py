@@ -182,12 +182,11 @@ class _Store:
             return self._step(self.slots, u, stored, w, t, seed, noise.positions(u.shape))
 
         cut = self._cut()
-        pieces = blocks.pieces(cut.slices, u.size // cut.slices) if cut is not None and cut.slices else None
+        pieces = None if cut is None else blocks.pieces(cut)
         branches = {}
-        if cut is not None and pieces is not None and pieces.count > 1:
-            if jax.eval_shape(whole, u, stored, w)[0].dtype == u.dtype:
-                # a CPU writes every intermediate out, and can reuse those of a piece; others fuse the whole
-                branches["cpu"] = functools.partial(self._in_pieces, cut, pieces, t, seed)
+        if pieces is not None and pieces.count > 1 and jax.eval_shape(whole, u, stored, w)[0].dtype == u.dtype:
+            # a CPU writes every intermediate out, and can reuse those of a piece; others fuse the whole
+            branches["cpu"] = functools.partial(self._in_pieces, pieces, t, seed)
         if kernel.runs_here() and self.fits_blocks():
             branches["cuda"] = functools.partial(self.in_blocks, t, seed)
         step = functools.partial(jax.lax.platform_dependent, **branches, default=whole) if branches else whole
@@ -235,27 +234,28 @@ class _Store:
         ]
 
     def _in_pieces(
-        self, cut: blocks.Cut, pieces: blocks.Pieces, t: Any, seed: Any, u: Any, stored: Sequence[Any], w: Any
+        self, pieces: blocks.Pieces, t: Any, seed: Any, u: Any, stored: Sequence[Any], w: Any
     ) -> tuple[Any, list[Any]]:
         """The same step, in place, one piece of the leaf after the other."""
-        of_piece = cut.of_slices(pieces.strips * pieces.depth)
-        slots = [slot._replace(cut=of_piece) for slot in self.slots]
-        view = functools.partial(jax.tree.map, lambda x: pieces.view(cut.sliced(x)))
-        read = view(u), view(w)
+        weights, updated = jax.tree.map(pieces.view, w), jax.tree.map(pieces.view, (u, list(stored)))
 
-        def step(number: Any, taken: Any) -> Any:
-            (u, w), stored = taken
-            return self._step(slots, u, stored, w, t, seed, pieces.positions(of_piece.shape[1:], number))
+        def move(piece: blocks.Piece, updated: Any) -> Any:
+            slots = [slot._replace(cut=piece.cut) for slot in self.slots]
 
-        def body(number: Any, written: Any) -> Any:
-            taken = jax.tree.map(lambda x: pieces.take(x, number), (read, written[1]))
+            def step(w: Any, taken: Any) -> Any:
+                u, stored = taken
+                return self._step(slots, u, stored, w, t, seed, pieces.positions(piece))
+
+            w, taken = jax.tree.map(lambda x: pieces.take(x, piece), (weights, updated))
             # Always taken, but XLA fuses nothing across it; else it reads slots once more after they were written, and
             # copies the whole leaf to do so.
-            new = jax.lax.cond(t > 0, step, lambda number, taken: (taken[0][0], taken[1]), number, taken)
-            return jax.tree.map(lambda x, piece: pieces.put(x, piece, number), written, new)
+            new = jax.lax.cond(t > 0, step, lambda w, taken: taken, w, taken)
+            return jax.tree.map(lambda x, part: pieces.put(x, part, piece), updated, new)
 
-        done = jax.lax.fori_loop(0, pieces.count, body, (jnp.zeros_like(read[0]), view(stored)))
-        return jax.tree.map(lambda x, like: x.reshape(like.shape), done, (u, stored))
+        done = jax.lax.fori_loop(0, pieces.count, lambda number, updated: move(pieces.piece(number), updated), updated)
+        if (rest := pieces.rest()) is not None:
+            done = move(rest, done)
+        return jax.tree.map(lambda x, like: x.reshape(like.shape), done, (u, list(stored)))
 
 
 def _maybe_abstract(encode: Callable[[Any], Any], x: Any) -> Any:
