@@ -16,7 +16,7 @@ import optlab
 from optlab import codecs, kernel, noise
 from optlab.store import _named, _Store
 
-SEED, STEPS = 7, 3
+SEED, STEPS = 7, 2
 STORED = [
     name
     for name in public.OPTIMIZERS
@@ -66,7 +66,7 @@ def test_every_optimizer_with_slots_is_in_the_table():
 
 @pytest.mark.parametrize("name", STORED)
 def test_it_is_the_xla_path_to_the_bit(name):
-    stored = leaf(public.build(name), (12, 256))
+    stored = leaf(public.build(name), (12, 256), codecs.int8 if name == "adamw" else codecs.Int8(rounding="nearest"))
     assert stored.fits_blocks()
     assert same(trajectory(by_kernel, stored, (12, 256)), trajectory(by_xla, stored, (12, 256)))
 
