@@ -14,7 +14,7 @@ from optlab.algebra import require_rule
 from optlab.codecs import Codec
 from optlab.hyperparameters import check_seed, is_traced
 from optlab.lifting import LeafError, Rule, Slots
-from optlab.transform import Transform, lifted
+from optlab.transform import Transform, lifted, rebuild
 
 Named = tuple[tuple[str, Codec], ...]
 
@@ -52,7 +52,7 @@ def store(
       ValueError: a name is that of no slot; at `init`, a block would lie across two shards, as far as the sharding is
         known there, which it is not inside `jit` unless the mesh's axes are explicit.
 
-    `explain` and `compare` read the recurrence that is rounded, that of `tx`.
+    `explain` and `compare` see through it, as through all rounding, and read the recurrence of `tx`.
     """
     rule = require_rule("store: the transform", tx)
     named = _named(codec)
@@ -72,6 +72,17 @@ def store(
     return lifted(
         store, around, hyperparams={"codec": _hashable(codec), "min_size": min_size, "seed": seed}, parts=(tx,)
     )
+
+
+def unstored(tx: Any) -> Any:
+    """`tx` with float32 in the place of every codec in it; what is no `Transform` stays as it is."""
+    if not isinstance(tx, Transform):
+        return tx
+    parts = [unstored(part) for part in tx.parts]
+    if tx.maker is store:
+        return parts[0]
+    kept = all(new is old for new, old in zip(parts, tx.parts, strict=True))
+    return tx if kept else rebuild(tx.maker, parts, tx.hyperparams)
 
 
 # What was asked for -------------------------------------------------------------------------------------------------

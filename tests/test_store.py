@@ -491,6 +491,25 @@ def test_a_codec_of_ones_own():
     assert relative_error(outs[-1]["w"], exact[-1]["w"]) < 0.2
 
 
+@pytest.mark.parametrize("codec", [codecs.int8, codecs.bfloat16], ids=repr)
+def test_equations_are_those_of_what_is_stored(codec):
+    """Rounding is left out: they are the recurrence that is rounded."""
+
+    def stored(lr, wd):
+        return optlab.store(optlab.adamw(lr, weight_decay=wd), codec)
+
+    def plain(lr, wd):
+        return optlab.adamw(lr, weight_decay=wd)
+
+    def in_part(lr, wd):
+        return optlab.chain(optlab.store(optlab.scale_by_ema(0.9), codec), optlab.sgd(lr))
+
+    wanted, *read = (str(optlab.explain(make)).splitlines()[1:] for make in (plain, stored))
+    assert read == [wanted]
+    assert optlab.compare(stored, plain).equal
+    assert not optlab.compare(in_part, plain).equal
+
+
 # Applying updates ---------------------------------------------------------------------------------------------------
 
 

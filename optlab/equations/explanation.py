@@ -86,8 +86,8 @@ def explain(x: Any) -> Explanation:
 
     The parameters are one leaf, a vector: a sum over its weights reads `Σ(...)`, their number `N`, and an optimizer
     that treats matrices otherwise, such as Adafactor, reads as it treats vectors. The step is traced in float64, casts
-    between floating-point types are seen through, what is asked whether it is finite is, and counts are taken not to
-    have reached their maximum.
+    between floating-point types are seen through, and so is `store`; what is asked whether it is finite is, and counts
+    are taken not to have reached their maximum.
     """
     found = recurrence(x, Letters())
     told = with_symbols(x, ("learning_rate", "weight_decay")) if isinstance(x, Transform) else found

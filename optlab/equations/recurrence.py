@@ -19,6 +19,7 @@ from optlab import hyperparameters
 from optlab.equations import symbols
 from optlab.equations.interpret import SIZE, Formula, Inexpressible, Reading, t, where
 from optlab.peers import lenient_float64
+from optlab.store import unstored
 from optlab.transform import Transform, describe, rebuild
 
 
@@ -287,10 +288,10 @@ def _traced(
     numbers = dict.fromkeys(names, scalar)
 
     def init(values: Any, weight: Any) -> Any:
-        return make(values).init(weight)
+        return unstored(make(values)).init(weight)
 
     def step(values: Any, state: Any, gradient: Any, weight: Any) -> Any:
-        updates, state = make(values).update(gradient, state, weight)
+        updates, state = unstored(make(values)).update(gradient, state, weight)
         return optax.apply_updates(weight, updates), state
 
     try:
