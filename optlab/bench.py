@@ -20,6 +20,7 @@ import optax
 
 from optlab import codecs
 from optlab.optimizers import adamw
+from optlab.step import train_step
 from optlab.store import store
 
 HYPERPARAMS = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
@@ -182,27 +183,50 @@ def step_rows(repeats: int, trees: dict[str, Shapes] | None = None) -> list[Row]
     return rows
 
 
-def state_rows(repeats: int, shapes: Shapes = ((1 << 20,),) * 8) -> list[Row]:
+STATES: dict[str, Callable[[], Any]] = {
+    "float32": MAKERS["optlab"],
+    "bfloat16": lambda: store(MAKERS["optlab"](), codecs.bfloat16),
+    "int8": lambda: store(MAKERS["optlab"](), codecs.int8),
+}
+TEMPORARIES_OF = ("one leaf of 32M", "64 leaves of 500k")
+
+
+def state_rows(repeats: int, width: int = 1024, trees: dict[str, Shapes] | None = None) -> list[Row]:
     """AdamW with its state in float32, bfloat16 and int8, and with weights in bfloat16."""
-    makers = {
-        "float32": MAKERS["optlab"],
-        "bfloat16": lambda: store(MAKERS["optlab"](), codecs.bfloat16),
-        "int8": lambda: store(MAKERS["optlab"](), codecs.int8),
-    }
+    shapes = [(width, width)] * 8
     size, rows = weights(shapes), []
-    states = {name: jax.eval_shape(make().init, tree(shapes)) for name, make in makers.items()}
+    states = {name: jax.eval_shape(make().init, tree(shapes)) for name, make in STATES.items()}
     kept = {name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) for name, state in states.items()}
     rows.append(Row("bytes of state per weight", "", {name: held / size for name, held in kept.items()}))
-    temporary = {
-        name: compiled(make(), shapes).memory_analysis().temp_size_in_bytes / size for name, make in makers.items()
-    }
-    rows.append(Row("temporary bytes per weight", "", dict(temporary)))
-    calls = {name: stepping(make(), shapes) for name, make in makers.items()}
+    for name, others in ({name: TREES[name] for name in TEMPORARIES_OF} if trees is None else trees).items():
+        temporary = {state: temporaries(make(), others) for state, make in STATES.items()}
+        rows.append(Row(f"temporary bytes per weight, an update of {name}", "", dict(temporary)))
+    trained = {name: training_temporaries(make(), shapes) for name, make in STATES.items()}
+    rows.append(Row(f"temporary bytes per weight, a train_step of 8 matrices of {width}²", "", dict(trained)))
+    calls = {name: stepping(make(), shapes) for name, make in STATES.items()}
     calls["bfloat16 weights"] = stepping(MAKERS["optlab"](), shapes, jnp.bfloat16)
-    rows.append(
-        Row(f"a step (ms), {len(shapes)} leaves of {weights(shapes[:1]) >> 20}M", "ms", in_turns(calls, repeats))
-    )
+    rows.append(Row(f"a step (ms), 8 matrices of {width}²", "ms", in_turns(calls, repeats)))
     return rows
+
+
+def temporaries(tx: optax.GradientTransformation, shapes: Shapes) -> float:
+    """Bytes per weight that an update needs besides state and gradients, whose memory it may write over."""
+    params = jax.eval_shape(lambda: tree(shapes))
+    update = jax.jit(tx.update, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params), params)
+    return update.compile().memory_analysis().temp_size_in_bytes / weights(shapes)
+
+
+def training_temporaries(tx: optax.GradientTransformation, shapes: Shapes) -> float:
+    """The same of a whole `train_step`, forward and backward, of matrices one after the other, in a batch of 8."""
+
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        for matrix in params.values():
+            x = jnp.tanh(x @ matrix)
+        return jnp.mean(x**2)
+
+    params, x = jax.eval_shape(lambda: (tree(shapes), jnp.zeros((8, shapes[0][0]))))
+    program = train_step(loss, tx).lower(params, jax.eval_shape(tx.init, params), x).compile()
+    return program.memory_analysis().temp_size_in_bytes / weights(shapes)
 
 
 def flax_tree() -> dict[str, Shapes]:
