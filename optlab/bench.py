@@ -356,7 +356,7 @@ def _commit() -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as Markdown; behind all but the first, in brackets, the first divided by it."""
+    """The figures as Markdown; behind a peer's, in brackets, optlab's divided by it."""
     blocks = []
     for part, rows in figures["rows"].items():
         names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
@@ -364,8 +364,8 @@ def table(figures: dict[str, Any]) -> str:
         unit = f" ({min(units)})" if len(units) == 1 and units != {""} else ""
         lines = [f"| {PARTS[part][0]}{unit} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         for row in rows:
-            ours = row["figures"][names[0]]
-            cells = [_cell(row["figures"].get(name), ours, name == names[0]) for name in names]
+            ours = row["figures"].get("optlab")
+            cells = [_cell(row["figures"].get(name), None if name == "optlab" else ours) for name in names]
             lines.append(f"| {' | '.join([row['name'], *cells])} |")
         blocks.append("\n".join(lines))
     notes = [f"left out: {reason}" for reason in figures["left out"]]
@@ -373,8 +373,8 @@ def table(figures: dict[str, Any]) -> str:
     return "\n\n".join([*blocks, "\n".join([*notes, *said])])
 
 
-def _cell(value: float | None, ours: float, is_ours: bool) -> str:
+def _cell(value: float | None, ours: float | None) -> str:
     if value is None:
         return ""
     said = f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-    return said if is_ours or not value else f"{said} ({ours / value:.2f})"
+    return said if ours is None or not value else f"{said} ({ours / value:.2f})"

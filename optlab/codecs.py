@@ -195,7 +195,9 @@ def _scaled(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Whether the block has negative numbers, its largest size, and the sizes as shares of that."""
     size = jnp.abs(x)
     scale = jnp.max(size, axis=-1, keepdims=True)
-    scale = jnp.where(jnp.isfinite(scale), jnp.where(scale >= _FLUSHED, scale, 0), jnp.nan)
+    scale = jnp.where(
+        jnp.isfinite(scale), jnp.where(scale >= _FLUSHED, scale, 0), scale - scale
+    )  # no NaN as a constant
     signed = jnp.min(x, axis=-1, keepdims=True) < 0
     down = jnp.where(scale > 1, 2.0**-64, 1).astype(x.dtype)  # compilers take 1/scale, which flushes to 0
     return signed, scale, jnp.where(scale > 0, size * down / jnp.where(scale > 0, scale * down, 1), 0)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optlab import noise
 from optlab.hyperparameters import check_choice
@@ -73,7 +74,7 @@ def _moved(rounding: str, words: Any, number: int, w: jax.Array, u: Any) -> jax.
 
 
 def _sum(w: jax.Array, u: Any) -> jax.Array:
-    dtype = jnp.promote_types(wide(w.dtype), wide(u.dtype)) if hasattr(u, "dtype") else wide(w.dtype)
+    dtype = np.promote_types(wide(w.dtype), wide(u.dtype)) if hasattr(u, "dtype") else wide(w.dtype)
     return w.astype(dtype) + jnp.asarray(u).astype(dtype)
 
 
@@ -114,7 +115,7 @@ def kahan() -> Transform:
 def _compensated(w: Any, u: Any, error: jax.Array) -> tuple[jax.Array, jax.Array]:
     w, u = jnp.asarray(w), jnp.asarray(u)
     if wide(w.dtype) == w.dtype:
-        return u.astype(jnp.promote_types(wide(u.dtype), w.dtype)), error
+        return u.astype(np.promote_types(wide(u.dtype), w.dtype)), error
     s = _sum(error, u)
     at_w = w.astype(s.dtype)
     u = (at_w + s).astype(w.dtype).astype(s.dtype) - at_w

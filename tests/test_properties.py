@@ -30,6 +30,7 @@ NOT_IN_TABLE = {
     "identify",
     "l2_penalty",
     "product",
+    "train_step",
 }
 # These continue a second moment; they stand behind what makes one.
 AFTER_SQUARE = ("decayed_max", "root", "running_max", "running_sum")
@@ -97,6 +98,8 @@ EXEMPT = {
         "numbers are kept in single precision or wider": "what is left over of a sum has few digits that count",
         "half precision is computed in single": "it makes up for the rounding of half-precision weights",
     },
+    "adamw in bfloat16": {"numbers are kept in single precision or wider": "bfloat16 is what was asked for"},
+    "adamw in int8": {"shardings are kept": "blocks of two numbers are refused in shards of one"},
     "a chain around optax": {"complex weights have no direction": "optax.clip takes real numbers only"},
 }
 
