@@ -213,7 +213,7 @@ def temporaries(tx: optax.GradientTransformation, shapes: Shapes) -> float:
     """Bytes per weight that an update needs besides state and gradients, whose memory it may write over."""
     params = jax.eval_shape(lambda: tree(shapes))
     update = jax.jit(tx.update, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params), params)
-    return update.compile().memory_analysis().temp_size_in_bytes / weights(shapes)
+    return _temporary(update.compile()) / weights(shapes)
 
 
 def training_temporaries(tx: optax.GradientTransformation, shapes: Shapes) -> float:
@@ -225,8 +225,12 @@ def training_temporaries(tx: optax.GradientTransformation, shapes: Shapes) -> fl
         return jnp.mean(x**2)
 
     params, x = jax.eval_shape(lambda: (tree(shapes), jnp.zeros((8, shapes[0][0]))))
-    program = train_step(loss, tx).lower(params, jax.eval_shape(tx.init, params), x).compile()
-    return program.memory_analysis().temp_size_in_bytes / weights(shapes)
+    program = train_step(loss, tx).lower(params, jax.eval_shape(tx.init, params), x)
+    return _temporary(program.compile()) / weights(shapes)
+
+
+def _temporary(program: Any) -> int:
+    return program.memory_analysis().temp_size_in_bytes
 
 
 def flax_tree() -> dict[str, Shapes]:

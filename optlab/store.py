@@ -49,12 +49,14 @@ def store(
 
     Raises:
       TypeError: `tx` is not made of rules; something is no codec.
-      ValueError: a name is that of no slot; at `init`, a block would lie across two shards, as far as the sharding is
-        known there, which it is not inside `jit` unless the mesh's axes are explicit.
+      ValueError: a name is that of no slot; a part is stored already; at `init`, a block would lie across two shards,
+        as far as the sharding is known there, which it is not inside `jit` unless the mesh's axes are explicit.
 
     `explain` and `compare` see through it, as through all rounding, and read the recurrence of `tx`.
     """
     rule = require_rule("store: the transform", tx)
+    if unstored(tx) is not tx:
+        raise ValueError(f"store: a part of it is stored already, give each slot its codec by name instead, got {tx!r}")
     named = _named(codec)
     check_seed("store", seed)
     if not isinstance(min_size, int) or isinstance(min_size, bool) or min_size < 0:

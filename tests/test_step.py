@@ -130,6 +130,19 @@ def test_a_key_rounds_weights_in_bfloat16_by_chance():
     np.testing.assert_array_equal(after(keys), after(keys))
 
 
+def test_a_small_state_is_trained_in_place_and_goes_on_from_a_checkpoint():
+    tx = optlab.store(optlab.adamw(0.1, **ADAMW), optlab.codecs.bfloat16, min_size=0)
+    step = optlab.train_step(linear_loss, tx)
+    weights, losses = stepwise(step, tx, PARAMS, PAIRS)
+    _, plain = plainly(linear_loss, optlab.adamw(0.1, **ADAMW), PARAMS, PAIRS)
+    np.testing.assert_allclose(losses, plain, rtol=0.05)
+    params, state = jax.tree.map(jnp.copy, (PARAMS, tx.init(PARAMS)))
+    for batch in BATCHES:
+        saved = jax.tree.map(np.array, (params, state))
+        params, state, _ = step(*jax.tree.map(jnp.asarray, saved), batch)
+    jax.tree.map(np.testing.assert_array_equal, params, weights[-1])
+
+
 def test_optax_links_are_given_what_they_ask_for(peer):
     """`polyak_sgd` wants the value, `lbfgs` value, gradient and the loss as a function."""
     batches = PAIRS[:1] * 4

@@ -554,6 +554,10 @@ REFUSED = {
     "store: no slot is called 'emma'; the slots are denominator.ema, numerator.ema": lambda: optlab.store(
         ADAMW, {"emma": codecs.int8}
     ),
+    "store: a part of it is stored already, give each slot its codec by name instead, got "
+    "store(scale_by_ema(0.9), codecs.Int8())": lambda: optlab.store(
+        optlab.store(optlab.scale_by_ema(0.9), codecs.int8), codecs.bfloat16
+    ),
     "store: min_size must be a whole number >= 0, got -1": lambda: optlab.store(ADAMW, codecs.int8, min_size=-1),
     "store: seed must be an integer from 0 to 2**32 - 1, got -1": lambda: optlab.store(ADAMW, codecs.int8, seed=-1),
     "codecs.Int8: rounding must be 'nearest' or 'stochastic', got 'up'": lambda: codecs.Int8(rounding="up"),
