@@ -191,9 +191,9 @@ STATES: dict[str, Callable[[], Any]] = {
 TEMPORARIES_OF = ("one leaf of 32M", "64 leaves of 500k")
 
 
-def state_rows(repeats: int, width: int = 1024, trees: dict[str, Shapes] | None = None) -> list[Row]:
+def state_rows(repeats: int, shapes: Shapes = ((1024, 1024),) * 8, trees: dict[str, Shapes] | None = None) -> list[Row]:
     """AdamW with its state in float32, bfloat16 and int8, and with weights in bfloat16."""
-    shapes = [(width, width)] * 8
+    matrices = f"{len(shapes)} matrices of {shapes[0][0]}²"
     size, rows = weights(shapes), []
     states = {name: jax.eval_shape(make().init, tree(shapes)) for name, make in STATES.items()}
     kept = {name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) for name, state in states.items()}
@@ -202,10 +202,10 @@ def state_rows(repeats: int, width: int = 1024, trees: dict[str, Shapes] | None 
         temporary = {state: temporaries(make(), others) for state, make in STATES.items()}
         rows.append(Row(f"temporary bytes per weight, an update of {name}", "", dict(temporary)))
     trained = {name: training_temporaries(make(), shapes) for name, make in STATES.items()}
-    rows.append(Row(f"temporary bytes per weight, a train_step of 8 matrices of {width}²", "", dict(trained)))
+    rows.append(Row(f"temporary bytes per weight, a train_step of {matrices}", "", dict(trained)))
     calls = {name: stepping(make(), shapes) for name, make in STATES.items()}
     calls["bfloat16 weights"] = stepping(MAKERS["optlab"](), shapes, jnp.bfloat16)
-    rows.append(Row(f"a step (ms), 8 matrices of {width}²", "ms", in_turns(calls, repeats)))
+    rows.append(Row(f"a step (ms), {matrices}", "ms", in_turns(calls, repeats)))
     return rows
 
 

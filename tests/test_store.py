@@ -360,7 +360,7 @@ def test_a_step_needs_little_temporary_memory(monkeypatch):
     ("codec", "spec"),
     [
         (codecs.int8, PartitionSpec("x")),
-        (codecs.Int8(64), PartitionSpec(None, "x")),
+        (codecs.Int8(64, "nearest"), PartitionSpec(None, "x")),
         (codecs.bfloat16, PartitionSpec(None, "x")),
     ],
     ids=str,
