@@ -1,8 +1,8 @@
 """What a study's grid says beyond its best cells: basins, ridges, sites at equal strength, laws; all with intervals.
 
-Intervals are percentile bootstraps over the seeds, with every cell resampled alike, because a seed is the same data and
-the same initial weights in every cell. Plain percentiles are too narrow for few seeds; those taken here make intervals
-of a mean as wide as Student's (Hesterberg 2015, "What Teachers Should Know About the Bootstrap").
+Most intervals are percentile bootstraps over the seeds, with every cell resampled alike, because a seed is the same
+data and the same initial weights in every cell. Plain percentiles are too narrow for few seeds; those taken here make
+intervals of a mean as wide as Student's (Hesterberg 2015, "What Teachers Should Know About the Bootstrap").
 """
 
 import functools
@@ -45,13 +45,11 @@ def bootstrap(statistic: Callable[[np.ndarray], float], seeds: int) -> Estimate:
     return _bootstraps(lambda numbers: np.array([statistic(numbers)]), seeds)[0]
 
 
-def _bootstraps(
-    statistics: Callable[[np.ndarray], np.ndarray], seeds: int, resamples: int = RESAMPLES
-) -> list[Estimate]:
+def _bootstraps(statistics: Callable[[np.ndarray], np.ndarray], seeds: int) -> list[Estimate]:
     """`bootstrap` of several statistics in one; which seeds are drawn counts, their order does not."""
     generator = np.random.default_rng(0)
     once = functools.cache(lambda drawn: statistics(np.array(drawn)))
-    drawn = np.stack([once(tuple(np.sort(generator.integers(seeds, size=seeds)).tolist())) for _ in range(resamples)])
+    drawn = np.stack([once(tuple(np.sort(generator.integers(seeds, size=seeds)).tolist())) for _ in range(RESAMPLES)])
     return [_estimate(*each, seeds) for each in zip(statistics(np.arange(seeds)), drawn.T, strict=True)]
 
 
@@ -61,6 +59,14 @@ def _estimate(value: float, drawn: np.ndarray, seeds: int) -> Estimate:
     tail = 100 * special.ndtr(-student * np.sqrt(seeds / (seeds - 1)))
     low, high = np.percentile(finite, [tail, 100 - tail]) if 2 * len(finite) > len(drawn) else (np.nan, np.nan)
     return Estimate(float(value), float(low), float(high))
+
+
+def _jackknife(log: float, without_one: np.ndarray) -> Estimate:
+    """The exponential of `log` and its interval, from what each seed left out gives."""
+    count = len(without_one)
+    error = np.sqrt((count - 1) * without_one.var()) if count > 1 else np.nan
+    width = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * error
+    return Estimate(*(float(np.exp(log + side * width)) for side in (0, -1, 1)))
 
 
 # Basins ---------------------------------------------------------------------------------------------------------------
@@ -264,7 +270,8 @@ def fit_law(results: xr.Dataset, structure: str, name: str, form: str) -> Law:
 
     The likeliest positive numbers, for runs that scatter normally around the logarithm of the law. A run that did not
     get there counts as one that takes longer than the study (Tobin 1958, "Estimation of Relationships for Limited
-    Dependent Variables"): leave out of `results` what never would. Cells with a diverged run are left out.
+    Dependent Variables"): leave out of `results` what never would. Cells with a diverged run are left out. Intervals
+    are Student's, of a jackknife over the seeds, in the logarithms of the numbers.
 
     Args:
       form: a name in `FORMS`.
@@ -310,8 +317,10 @@ def fit_law(results: xr.Dataset, structure: str, name: str, form: str) -> Law:
     def likeliest(numbers: np.ndarray) -> np.ndarray:
         return optimize.minimize(surprise, parameters, args=(steps[:, numbers],), bounds=bounds, tol=1e-6).x
 
-    parameters = likeliest(np.arange(results.sizes["seed"]))
+    seeds = np.arange(results.sizes["seed"])
+    parameters = likeliest(seeds)
     names = [letter for letter in "abcpqr" if re.search(rf"\b{letter}\b", FORMS[form].formula)]
-    fitted = _bootstraps(lambda numbers: np.exp(likeliest(numbers)[:count]), results.sizes["seed"], resamples=300)
+    without_one = np.stack([likeliest(np.delete(seeds, seed)) for seed in seeds])[:, :count]
+    fitted = dict(zip(names, map(_jackknife, parameters, without_one.T), strict=False))
     error = float(np.sqrt((residuals(parameters[:count]) ** 2).mean()))
-    return Law(dict(zip(names, fitted, strict=True)), error, int(whole.sum()), int(np.isinf(steps).sum()))
+    return Law(fitted, error, int(whole.sum()), int(np.isinf(steps).sum()))
