@@ -848,9 +848,9 @@ HEAD = """# Seven questions about weight decay
 Studies on tasks that two cores train in minutes, and what they answer. A difference is taken seed by seed; what
 stands behind ± is half of the 95% confidence interval over the seeds, and an interval in brackets is a 95% bootstrap
 over them, of the numbers of a law a jackknife. The best cell of a grid is chosen on validation data and reported on
-test data. Of the hundreds of intervals here one in twenty misses by chance: a single cell says little. A dash in a table
-of equal strength stands where the other has no decay as strong, or loses more than 5 points between two neighbours of the
-grid. These are findings about small networks and little data, not laws.
+test data. Of the hundreds of intervals here one in twenty misses by chance: a single cell says little. A dash in a
+table of equal strength stands where the other has no decay as strong, or loses more than 5 points between two
+neighbours of the grid. These are findings about small networks and little data, not laws.
 
 `optlab study examples/studies/NAME.toml` trains one of them, `python examples/studies/answers.py results` takes its
 data and writes this page and its pictures, and a test compares every number.
