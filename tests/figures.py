@@ -6,11 +6,13 @@ from types import ModuleType
 import black_boxes
 import cases
 import public
+import test_answers
 import test_closed_forms as closed_forms
 import test_compare
 import test_errors
 import test_explain
 import test_identify
+import test_kernel
 import test_notes
 import test_sites
 import torch_cases
@@ -69,6 +71,12 @@ def markdown() -> str:
             "known optimizers, drawn at random, that `identify` has to name",
             f"{len(test_identify.DRAWS) + len(test_identify.SINGLE)} draws",
             "identify",
+        ),
+        ("wrong kernels for small state, to be seen", f"{len(test_kernel.MUTANTS)}, all seen", "kernel"),
+        (
+            "questions whose verdict is refused when the data says otherwise",
+            f"{len(test_answers.SWAPPED)} of {len(test_answers.answers.QUESTIONS)}",
+            "answers",
         ),
         ("bad input, each with its message", f"{len(test_errors.TABLE)} rows", "errors"),
     ]
