@@ -88,13 +88,15 @@ class Pieces(NamedTuple):
     """A leaf as `strips` times `length` slices, and what may follow them; `depth` slices of every strip are a piece.
 
     A slice is what one index of the first axis leaves, or a block where the row is the whole leaf. A leaf that is
-    sharded along its first axis has whole strips on each device, so that taking a piece moves nothing.
+    sharded along its first axis has whole strips on each device, so that taking a piece moves nothing. The first
+    `merged` axes of the leaf are one axis of `whole`.
     """
 
     whole: Cut
     strips: int
     length: int
     depth: int
+    merged: int = 1
 
     @property
     def count(self) -> int:
@@ -117,7 +119,7 @@ class Pieces(NamedTuple):
 
     def view(self, x: jax.Array) -> jax.Array:
         """An array of the leaf, as `Cut.kept` leaves it, with the slices of every strip along the second axis."""
-        return x.reshape(self.strips, -1, *(x.shape[1:] if self.whole.lead else ()))
+        return x.reshape(self.strips, -1, *(x.shape[self.merged :] if self.whole.lead else ()))
 
     def take(self, view: jax.Array, piece: Piece) -> jax.Array:
         """What a piece has of it, as `Cut.kept` leaves an array of the piece."""
@@ -149,8 +151,10 @@ def _inner(whole: Cut) -> int:
     return math.prod(whole.shape[1:]) if whole.lead else whole.width
 
 
-def pieces(whole: Cut) -> Pieces:
+def pieces(leaf: Cut) -> Pieces:
     """The pieces of a leaf; one alone if it is short."""
+    whole = _long(leaf)
+    merged = 1 + len(leaf.lead) - len(whole.lead)
     ragged = not whole.lead and whole.row % whole.width > 0
     # what is left has a whole block at least, so that it is cut as wide as the others
     length = whole.lead[0] if whole.lead else whole.row // whole.width - ragged
@@ -160,4 +164,13 @@ def pieces(whole: Cut) -> Pieces:
     length //= strips
     most = max(1, min(length // _FEWEST, _PIECE // (strips * _inner(whole))))
     even = max(depth for depth in range(1, most + 1) if length % depth == 0)
-    return Pieces(whole, strips, max(1, length), even if 4 * even >= most else most)
+    return Pieces(whole, strips, max(1, length), even if 4 * even >= most else most, merged)
+
+
+def _long(leaf: Cut) -> Cut:
+    """The same blocks with more along the first axis, where that has few indices or each of them has many numbers."""
+    if not leaf.lead or (leaf.lead[0] >= _FEWEST and _inner(leaf) <= _PIECE):
+        return leaf
+    if leaf.row % leaf.block == 0:
+        return Cut((math.prod(leaf.shape),), 1, leaf.block)
+    return leaf._replace(shape=(math.prod(leaf.lead), *leaf.shape[len(leaf.lead) :]))

@@ -26,7 +26,7 @@ def over_blocks(step: Callable[..., Any], read: Any, updated: Any, *, interpret:
       interpret: on a CPU, with XLA in the place of Triton.
 
     Raises:
-      NotImplementedError: `step` closes over an array that is no scalar.
+      NotImplementedError: `step` closes over an array that is no scalar, or has an operation that Triton has not.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
@@ -41,6 +41,7 @@ def over_blocks(step: Callable[..., Any], read: Any, updated: Any, *, interpret:
         return step(number, *treedef.unflatten(pieces))
 
     traced, shapes = jax.make_jaxpr(flat_step, return_shape=True)(jax.ShapeDtypeStruct((), jnp.int32), *few)
+    _require_lowerable(traced.jaxpr)
     scalars = [jnp.reshape(value, (1,)) for value in map(_scalar, traced.consts)]
     outs, out_treedef = jax.tree.flatten(shapes)
 
@@ -79,6 +80,39 @@ def blocks_together(blocks: int, width: int) -> int:
 def fits(width: int) -> bool:
     """Whether blocks of `width` numbers can be worked on; Triton wants powers of two."""
     return width.bit_count() == 1
+
+
+def can_be_made(over_blocks: Callable[..., Any], *leaves: Any) -> bool:
+    """Whether a function that calls `over_blocks` does not refuse these leaves."""
+    try:
+        jax.eval_shape(over_blocks, *leaves)
+    except NotImplementedError:
+        return False
+    return True
+
+
+_UNKNOWN_TO_TRITON = (
+    "random",
+    "threefry",
+    "gather",
+    "scatter",
+    "dynamic_",
+    "sort",
+    "cum",
+    "dot_general",
+)
+
+
+def _require_lowerable(jaxpr: Any) -> None:
+    """Refuses operations that mix the numbers of a block in ways for which Pallas has no Triton code."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name.startswith(_UNKNOWN_TO_TRITON):
+            raise NotImplementedError(f"a kernel can't have the operation {equation.primitive.name}")
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                below = getattr(inner, "jaxpr", inner)
+                if hasattr(below, "eqns"):
+                    _require_lowerable(below)
 
 
 def runs_here() -> bool:

@@ -46,7 +46,7 @@ def apply_updates(params: Any, updates: Any, *, rounding: str = "nearest", key: 
       key: for "stochastic", a `jax.random.key`, another one at each step: `jax.random.fold_in(key, step)`.
 
     Raises:
-      ValueError: an unknown rounding; "stochastic" without a key, or for float16 weights.
+      ValueError: an unknown rounding; "stochastic" without a key or for float16 weights, "nearest" with one.
 
     `optax.apply_updates` rounds to nearest, after an addition in the promoted dtype.
     """
@@ -55,6 +55,8 @@ def apply_updates(params: Any, updates: Any, *, rounding: str = "nearest", key: 
         raise ValueError(
             "apply_updates: stochastic rounding needs a key, another one at each step: key=fold_in(key, step)"
         )
+    if rounding == "nearest" and key is not None:
+        raise ValueError('apply_updates: a key is for rounding="stochastic"; rounding to nearest draws nothing')
     words = jax.random.bits(key, (2,)) if key is not None else ()
     leaves, treedef = jax.tree.flatten(params, is_leaf=lambda w: w is None)
     moved = [
@@ -88,7 +90,8 @@ def kahan() -> Transform:
     """`s = u + e;  u -> round(w + s) - w;  e <- s - u`: steps that rounding loses are kept until they count.
 
     The last link of a chain, for weights in bfloat16 or float16; wider weights pass. `error` takes two bytes for every
-    weight, for wider ones too, since inside a chain `init` is given all weights as float32.
+    weight, for wider ones too, since inside a chain `init` is given all weights as float32. It is bfloat16 itself, in
+    which steps below 2**-18 of the weight add up to nothing.
 
     Raises:
       ValueError: at update, without params.

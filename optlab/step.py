@@ -78,6 +78,7 @@ def train_step(
     def step(params: Any, state: Any, *batch: Any, key: Any = None) -> tuple[Any, Any, Any]:
         _require_differentiable(params)
         (loss, aux), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(params, *batch)
+        grads = jax.tree.map(jnp.conj, grads)  # JAX's gradient of a complex weight is the conjugate of the steepest
         value_fn = functools.partial(_first, loss_and_aux, *batch)
         updates, state = update(grads, state, params, value=loss, grad=grads, value_fn=value_fn)
         params = apply_updates(params, updates, rounding="nearest" if key is None else "stochastic", key=key)
@@ -127,7 +128,8 @@ def _refuse_donated(params: Any, state: Any, *batch: Any) -> None:
                 ) from None
             if (other := seen.setdefault(id(leaf), place)) != place:
                 raise ValueError(
-                    f"train_step: {place} is the array of {other}: both can't be updated in place; copy one of them"
+                    f"train_step: {place} is the array of {other}: both can't be updated in place; copy one of them, "
+                    "as state = jax.jit(tx.init)(params) does"
                 ) from None
 
 

@@ -41,7 +41,8 @@ def store(
         that of a slot or of what it stands in, such as `"ema"` or `"denominator.ema"`; other slots stay as they are.
       min_size: leaves of fewer numbers stay as they are, and so do complex slots and those not shaped like the weights.
       seed: from 0 to 2**32 - 1. Stochastic rounding draws from it, the step, the leaf and the place in the leaf alone,
-        so that a run repeats, and goes on from a checkpoint, bit for bit.
+        so that a run repeats, and goes on from a checkpoint, bit for bit. Give parts that optax combines a seed each,
+        or they draw the same; so do the shards of a leaf inside `shard_map`, where each counts its own places.
 
     Blocks are runs of `codec.block` numbers along as few last axes as whole blocks fill, or along the last axis where
     none do, with a shorter one at its end. So `int8` takes 1 + 4/256 bytes for a number, and 1 + 4/c in a leaf whose
@@ -97,16 +98,23 @@ def _hashable(codec: Any) -> Any:
 def _named(codec: Any) -> Named:
     """Codecs by name; the name "" is that of every slot."""
     if isinstance(codec, Codec) and not isinstance(codec, type):
+        _require_codec("the codec", codec)
         return (("", codec),)
     items = _hashable(codec)
     if not isinstance(items, tuple) or not all(isinstance(item, tuple) and len(item) == 2 for item in items):
         raise TypeError(f"store: codec must be a codec, or a mapping from names of slots to codecs, got {codec!r}")
     for name, one in items:
-        if not isinstance(one, Codec) or isinstance(one, type):
-            raise TypeError(
-                f"store: the codec of {name!r} must have block, encode, decode and error_bound, got {one!r}"
-            )
+        _require_codec(f"the codec of {name!r}", one)
     return items
+
+
+def _require_codec(what: str, codec: Any) -> None:
+    if not isinstance(codec, Codec) or isinstance(codec, type):
+        raise TypeError(f"store: {what} must have block, encode, decode and error_bound, got {codec!r}")
+    try:
+        hash(codec)
+    except TypeError:
+        raise TypeError(f"store: {what} must hash by value, as a frozen dataclass does, got {codec!r}") from None
 
 
 def _require_slots(rule: Rule, named: Named) -> None:
@@ -200,8 +208,9 @@ class _Store:
         if pieces is not None and pieces.count > 1 and jax.eval_shape(whole, u, stored, w)[0].dtype == u.dtype:
             # a CPU writes every intermediate out, and can reuse those of a piece; others fuse the whole
             branches["cpu"] = functools.partial(self._in_pieces, pieces, t, seed)
-        if kernel.runs_here() and self.fits_blocks():
-            branches["cuda"] = functools.partial(self.in_blocks, t, seed)
+        in_blocks = functools.partial(self.in_blocks, t, seed)
+        if kernel.runs_here() and self.fits_blocks() and kernel.can_be_made(in_blocks, u, stored, w):
+            branches["cuda"] = in_blocks
         step = functools.partial(jax.lax.platform_dependent, **branches, default=whole) if branches else whole
         u, stored = step(u, stored, w)
         return u, self.treedef.unflatten(stored)
@@ -275,14 +284,21 @@ def _maybe_abstract(encode: Callable[[Any], Any], x: Any) -> Any:
     return jax.eval_shape(encode, x) if isinstance(x, jax.ShapeDtypeStruct) else encode(x)
 
 
+def _is_local(sharding: Any) -> bool:
+    """Whether a leaf is one shard already, as inside `shard_map`."""
+    mesh = getattr(sharding, "mesh", None)
+    return mesh is not None and jax.sharding.AxisType.Manual in mesh.axis_types
+
+
 def _require_whole_blocks(slots: Sequence[_Kept], w: Any) -> None:
     """Refuses blocks that would lie across two shards, as far as the sharding of the weights is known."""
+    cut = [slot for slot in slots if slot.applies and slot.codec is not None and slot.codec.block]
     sharding = jax.typeof(w).sharding if is_traced(w) else getattr(w, "sharding", None)
-    if sharding is None:
+    if not cut or sharding is None or _is_local(sharding):
         return
     shard = sharding.shard_shape(w.shape)
-    for slot in slots:
-        if slot.applies and slot.codec is not None and slot.codec.block and blocks.straddles(slot.cut, shard):
+    for slot in cut:
+        if slot.codec is not None and blocks.straddles(slot.cut, shard):
             raise LeafError(
                 f"blocks of {slot.codec.block} numbers along the last axes of {list(w.shape)} would lie across its "
                 f"shards of {list(shard)}; give the codec a block that divides the rows of a shard, as in "

@@ -174,7 +174,8 @@ def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
     `eps`, `learning_rate`, ...) are checked. An argument called `mask` is taken care of: a tree of booleans shaped
     like the parameters or a prefix of it, or a function of the parameters that gives one. Where it is False, the atom
     passes updates through and keeps no slots. So is an integer called `seed`, from 0 to 2**32 - 1: for every leaf, and
-    every link that has one, it arrives as another uint32, from which and from `t` the rule may draw random numbers.
+    every link that has one, it arrives as another uint32, from which and from `t` the rule may draw random numbers;
+    links that optax combines, each a transform to itself, need seeds of their own for that.
 
     A new atom, whole:
 

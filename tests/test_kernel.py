@@ -13,7 +13,7 @@ import public
 import pytest
 
 import optlab
-from optlab import codecs, kernel, noise
+from optlab import codecs, kernel, lifting, noise
 from optlab.store import _named, _Store
 
 SEED, STEPS = 7, 2
@@ -174,6 +174,29 @@ def test_a_kernel_closes_over_scalars_alone():
     step = lambda number, read, updated: (read + table.sum(), updated)  # noqa: E731
     with pytest.raises(NotImplementedError, match=r"^a kernel can't close over an array float32\[3\]$"):
         kernel.over_blocks(step, jnp.ones((4, 256)), [], interpret=True)
+
+
+class ByTable(codecs.Int8):
+    def decode(self, stored):
+        return super().decode(stored) * jnp.linspace(1, 1, 300)[stored["code"].astype(jnp.int32)]
+
+
+class ByThreefry(codecs.Int8):
+    def encode(self, x, bits):
+        return super().encode(x, jax.random.bits(jax.random.key(0), x.shape))
+
+
+@pytest.mark.parametrize("codec", [ByTable(), ByThreefry()], ids=["table", "threefry"])
+def test_what_triton_has_not_stays_with_xla(codec, monkeypatch):
+    monkeypatch.setattr(kernel, "runs_here", lambda: True)
+    made, can_be_made = [], kernel.can_be_made
+    monkeypatch.setattr(kernel, "can_be_made", lambda *given: made.append(can_be_made(*given)) or made[-1])
+    lifting._kernel.cache_clear()
+    for one in (codec, codecs.int8):
+        tx, w = optlab.store(ADAMW, one, min_size=0), jnp.ones((4, 256))
+        tx.update(w, tx.init(w), w)
+    lifting._kernel.cache_clear()
+    assert made == [False, True]
 
 
 def test_a_processor_does_not_use_it():

@@ -302,7 +302,7 @@ def test_leaves_of_one_shape_share_one_trace():
 
 
 def test_pieces_compute_what_the_whole_does(monkeypatch):
-    shapes = {"rows": (64, 512), "ragged": (6100,)}
+    shapes = {"rows": (64, 512), "ragged": (6100,), "stacked": (2, 16, 512), "merged": (2, 20, 300)}
     tx = optlab.store(ADAMW, codecs.int8)
     assert all(blocks.pieces(blocks.cut(shape, 256)).count > 1 for shape in shapes.values())
     in_pieces = run(tx, 2, shapes)
@@ -347,6 +347,7 @@ def temporary_bytes(tx, shapes):
 def test_a_step_needs_little_temporary_memory(monkeypatch):
     tx, shapes = optlab.store(ADAMW, codecs.int8), [(1024, 1024), (1024, 1024), (500_000,)]
     assert temporary_bytes(tx, shapes) <= 1
+    assert temporary_bytes(tx, [(3, 3, 512, 512), (4, 512, 1024), (1, 1 << 20), (2, 9, 300, 320)]) <= 1
     lifting._kernel.cache_clear()
     monkeypatch.setattr(blocks, "pieces", lambda whole: blocks.Pieces(whole, 1, 1, 1))
     assert temporary_bytes(tx, shapes) > 9
@@ -414,6 +415,20 @@ def test_blocks_across_shards_are_refused():
 
 
 # Parts, kinds and names ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", [codecs.int8, codecs.bfloat16], ids=repr)
+def test_inside_shard_map_each_shard_is_a_leaf_of_its_own(codec):
+    tx = optlab.store(ADAMW, codec)
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    w, g = (public.random_tree((32, 512), seed) for seed in range(2))
+
+    def step(w, g):
+        return tx.update(g, tx.init(w), w)[0]
+
+    rows = PartitionSpec("x")
+    sharded = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(rows, rows), out_specs=rows))(w, g)
+    chex.assert_trees_all_close(sharded[16:], step(w[16:], g[16:]), rtol=1e-5, atol=1e-7)
 
 
 def test_a_part_is_stored_like_the_whole():
@@ -541,7 +556,18 @@ def test_kahan_keeps_what_rounding_takes():
 
 # Refused ------------------------------------------------------------------------------------------------------------
 
+
+class Unhashable(codecs.BFloat16):
+    __hash__ = None
+
+
 REFUSED = {
+    "store: the codec must hash by value, as a frozen dataclass does, got codecs.Unhashable()": lambda: optlab.store(
+        ADAMW, Unhashable()
+    ),
+    'apply_updates: a key is for rounding="stochastic"; rounding to nearest draws nothing': lambda: (
+        optlab.apply_updates(jnp.ones(3), jnp.ones(3), key=jax.random.key(0))
+    ),
     "store: the transform must be made of rules, as optlab's own links are, got <optax scale_by_adam>": lambda: (
         optlab.store(optax.scale_by_adam(), codecs.int8)
     ),

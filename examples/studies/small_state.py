@@ -95,7 +95,7 @@ def train(setting: Setting, task: Task, form: Form, seed: jax.Array) -> dict[str
         params, state = carry
         batch = task.batch(begin.data, begin.batch_key, number)
         updates, state = tx.update(jax.grad(task.loss)(single(params), batch), state, params)
-        key = jax.random.fold_in(rounding_key, number)
+        key = jax.random.fold_in(rounding_key, number) if form.rounding == "stochastic" else None
         return (optlab.apply_updates(params, updates, rounding=form.rounding, key=key), state), None
 
     params = jax.tree.map(lambda w: w.astype(form.weights), begin.params)
