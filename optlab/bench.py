@@ -41,11 +41,11 @@ TREES: dict[str, Shapes] = {
 
 
 class Row(NamedTuple):
-    """One line of a table: a figure of optlab and those of its peers, by name; None where there is none."""
+    """One line of a table: a figure of optlab and those of its peers, by name."""
 
     name: str
     unit: str
-    figures: dict[str, float | None]
+    figures: dict[str, float]
 
 
 def tree(shapes: Shapes, value: float = 0.5, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
@@ -97,7 +97,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 def in_turns(
     calls: dict[str, Callable[[], Any]], repeats: int, prepare: Callable[[], None] = lambda: None
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     """Median milliseconds of every call, taken in turns after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(repeats + 1):
@@ -177,7 +177,6 @@ def step_rows(repeats: int, trees: dict[str, Shapes] | None = None) -> list[Row]
         calls |= {"handed through": handing_through(shapes), "copy": copying(weights(shapes))}
         taken = in_turns(calls, repeats)
         copied = taken.pop("copy")
-        assert copied is not None
         rows.append(Row(name, "ms", taken | {f"copy of {MOVED} bytes": copied * MOVED / 8}))
         gc.collect()
     return rows
@@ -200,9 +199,9 @@ def state_rows(repeats: int, shapes: Shapes = ((1024, 1024),) * 8, trees: dict[s
     rows.append(Row("bytes of state per weight", "", {name: held / size for name, held in kept.items()}))
     for name, others in ({name: TREES[name] for name in TEMPORARIES_OF} if trees is None else trees).items():
         temporary = {state: temporaries(make(), others) for state, make in STATES.items()}
-        rows.append(Row(f"temporary bytes per weight, an update of {name}", "", dict(temporary)))
+        rows.append(Row(f"temporary bytes per weight, an update of {name}", "", temporary))
     trained = {name: training_temporaries(make(), shapes) for name, make in STATES.items()}
-    rows.append(Row(f"temporary bytes per weight, a train_step of {matrices}", "", dict(trained)))
+    rows.append(Row(f"temporary bytes per weight, a train_step of {matrices}", "", trained))
     calls = {name: stepping(make(), shapes) for name, make in STATES.items()}
     calls["bfloat16 weights"] = stepping(MAKERS["optlab"](), shapes, jnp.bfloat16)
     rows.append(Row(f"a step (ms), {matrices}", "ms", in_turns(calls, repeats)))

@@ -15,6 +15,10 @@ import jax.numpy as jnp
 _NUMBERS = 1024  # of a leaf that one program of the kernel works on
 
 
+class NoKernel(Exception):
+    """A function that can't be one kernel and is left to XLA; a class of its own, which hides nobody else's error."""
+
+
 def over_blocks(step: Callable[..., Any], read: Any, updated: Any, *, interpret: bool = False) -> tuple[Any, Any]:
     """`step(number, read, updated) -> (out, updated)` on a few blocks at a time, as one Pallas kernel.
 
@@ -26,7 +30,7 @@ def over_blocks(step: Callable[..., Any], read: Any, updated: Any, *, interpret:
       interpret: on a CPU, with XLA in the place of Triton.
 
     Raises:
-      NotImplementedError: `step` closes over an array that is no scalar, or has an operation that Triton has not.
+      NoKernel: `step` closes over an array that is no scalar, or has an operation that Triton has not.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
@@ -86,7 +90,7 @@ def can_be_made(over_blocks: Callable[..., Any], *leaves: Any) -> bool:
     """Whether a function that calls `over_blocks` does not refuse these leaves."""
     try:
         jax.eval_shape(over_blocks, *leaves)
-    except NotImplementedError:
+    except NoKernel:
         return False
     return True
 
@@ -107,7 +111,7 @@ def _require_lowerable(jaxpr: Any) -> None:
     """Refuses operations that mix the numbers of a block in ways for which Pallas has no Triton code."""
     for equation in jaxpr.eqns:
         if equation.primitive.name.startswith(_UNKNOWN_TO_TRITON):
-            raise NotImplementedError(f"a kernel can't have the operation {equation.primitive.name}")
+            raise NoKernel(f"a kernel can't have the operation {equation.primitive.name}")
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 below = getattr(inner, "jaxpr", inner)
@@ -125,5 +129,5 @@ def runs_here() -> bool:
 def _scalar(value: Any) -> jax.Array:
     value = jnp.asarray(value)
     if value.size != 1:
-        raise NotImplementedError(f"a kernel can't close over an array {value.dtype}{list(value.shape)}")
+        raise NoKernel(f"a kernel can't close over an array {value.dtype}{list(value.shape)}")
     return value

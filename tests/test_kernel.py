@@ -172,7 +172,7 @@ def test_it_lowers_to_triton_and_works_in_place(name):
 def test_a_kernel_closes_over_scalars_alone():
     table = jnp.arange(3.0)
     step = lambda number, read, updated: (read + table.sum(), updated)  # noqa: E731
-    with pytest.raises(NotImplementedError, match=r"^a kernel can't close over an array float32\[3\]$"):
+    with pytest.raises(kernel.NoKernel, match=r"^a kernel can't close over an array float32\[3\]$"):
         kernel.over_blocks(step, jnp.ones((4, 256)), [], interpret=True)
 
 

@@ -135,15 +135,13 @@ def equal_strength(
         [f"`{other}`", STRENGTHS[strength], f"`{strong_as}`", *("–" if each is None else points(each) for each in row)]
         for (other, strength, strong_as), row in found.items()
     ]
+    first = strengths[0]
     readings = [
-        reading(reference, other, [*zip(found[other, each, reference], found[other, each, other], strict=True)])
+        reading(reference, other, [*zip(found[other, first, reference], found[other, first, other], strict=True)])
         for other in others
-        for each in (strengths[0],)
     ]
     head = [f"over `{reference}`", "equal", "as the best", *(f"rate {rate:g}" for rate in rates)]
-    return (
-        f"{table(head, rows)}\n\nWith equal {STRENGTHS[strengths[0]]}, as strong as either best: {' '.join(readings)}"
-    )
+    return f"{table(head, rows)}\n\nWith equal {STRENGTHS[first]}, as strong as either best: {' '.join(readings)}"
 
 
 def reading(reference: str, other: str, pairs: Sequence[tuple[Interval | None, Interval | None]]) -> str:
@@ -205,14 +203,11 @@ def by_decay(panels: Sequence[tuple[str, xr.Dataset]], rate: float) -> Figure:
 
 def chosen_anew(data: xr.Dataset, structure: str, other: str) -> analysis.Estimate:
     """The difference of the best cells, where each resample of the seeds chooses its own."""
-    rows = results.by_structure(data)
-    sign = 1 if data.attrs["maximize"] else -1
+    rows, seeds = results.by_structure(data)[data.attrs["reported"]], data.sizes["seed"]
 
     def cells(name: str) -> tuple[np.ndarray, np.ndarray]:
-        own = rows.sel(structure=name)
-        scores = (sign * own[data.attrs["objective"]]).where(~own.diverged.any("seed"), -np.inf)
-        flat = [each.stack(cell=("learning_rate", "weight_decay")) for each in (scores, own[data.attrs["reported"]])]
-        return flat[0].transpose("cell", "seed").values, flat[1].transpose("cell", "seed").values
+        reported = rows.sel(structure=name).transpose("learning_rate", "weight_decay", "seed").values
+        return analysis.scores(data, name).reshape(-1, seeds), reported.reshape(-1, seeds)
 
     both = [cells(structure), cells(other)]
 
@@ -220,7 +215,7 @@ def chosen_anew(data: xr.Dataset, structure: str, other: str) -> analysis.Estima
         first, second = (said[score[:, numbers].mean(1).argmax(), numbers].mean() for score, said in both)
         return float(first - second)
 
-    return analysis.bootstrap(over, data.sizes["seed"])
+    return analysis.bootstrap(over, seeds)
 
 
 def always_better() -> Answer:

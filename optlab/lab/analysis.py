@@ -102,10 +102,10 @@ def basin_difference(results: xr.Dataset, structure: str, other: str, tolerance:
 
 def _basin(results: xr.Dataset, structure: str, tolerance: float) -> Callable[[np.ndarray], np.ndarray]:
     """Share and correlation of the basin, for the numbers of the seeds."""
-    scores, logs = _scores(results, structure), _log_grid(results)
+    objective, logs = scores(results, structure), _log_grid(results)
 
     def measure(numbers: np.ndarray) -> np.ndarray:
-        mean = scores[..., numbers].mean(-1)
+        mean = objective[..., numbers].mean(-1)
         inside = grids.within(mean, mean.max(), tolerance)
         rate, decay = logs[:, inside]
         spread = rate.std() * decay.std() if len(rate) else 0.0
@@ -115,7 +115,7 @@ def _basin(results: xr.Dataset, structure: str, tolerance: float) -> Callable[[n
     return measure
 
 
-def _scores(results: xr.Dataset, structure: str) -> np.ndarray:
+def scores(results: xr.Dataset, structure: str) -> np.ndarray:
     """The objective over (rate, decay, seed), larger is better; minus infinity at cells with a diverged run."""
     rows = grids.by_structure(results).sel(structure=structure)
     sign = 1 if results.attrs["maximize"] else -1
@@ -152,12 +152,12 @@ def ridge(results: xr.Dataset, structure: str, rates: Sequence[float]) -> Ridge:
     The grid's argmax alone would jump by whole cells.
     """
     places = [results.learning_rate.values.tolist().index(rate) for rate in rates]
-    scores = _scores(results, structure)[places]
+    objective = scores(results, structure)[places]
     logs, log_rates = np.log10(results.weight_decay.values), np.log10(np.array(rates))
     offsets = log_rates - log_rates.mean()
 
     def statistics(numbers: np.ndarray) -> np.ndarray:
-        mean = scores[..., numbers].mean(-1)
+        mean = objective[..., numbers].mean(-1)
         near = grids.within(mean, mean.max(1, keepdims=True), 0.005)
         centres = np.array([logs[row].mean() if row.any() else np.nan for row in near])
         slope = (centres - centres.mean()) @ offsets / (offsets @ offsets)
