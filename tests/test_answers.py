@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from optlab.lab import read, results
+from optlab.lab import figures, read, results
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples" / "studies"
@@ -47,6 +47,11 @@ def test_the_data_is_of_the_study_beside_it(name):
     assert "/" not in command.replace(f"examples/studies/{name}.toml", "")
     assert f"examples/studies/{name}.toml" in (FOLDER / f"{name}.toml").read_text().splitlines()[0]
     assert tomllib.loads((FOLDER / f"{name}.toml").read_text())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_figures_can_be_drawn_of_data_without_curves(name):
+    assert (figures.curves(answers.study(name)) is None) == (name != "layers")
 
 
 def test_the_data_is_small():

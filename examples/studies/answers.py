@@ -890,9 +890,8 @@ def take(folder: Path) -> None:
         found = folder / path.stem / results.FILE
         if found.is_file():
             data = results.load(found)
-            curves = [name for name in data.data_vars if str(name).startswith("curve_")]
             (FOLDER / path.stem).mkdir(exist_ok=True)
-            results.save(data if path.stem == "layers" else data.drop_vars(curves), FOLDER / path.stem / results.FILE)
+            results.save(data if path.stem == "layers" else data.drop_dims("step"), FOLDER / path.stem / results.FILE)
 
 
 def main() -> None:
