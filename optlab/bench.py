@@ -202,6 +202,10 @@ def state_rows(repeats: int, shapes: Shapes = ((1024, 1024),) * 8, trees: dict[s
         rows.append(Row(f"temporary bytes per weight, an update of {name}", "", temporary))
     trained = {name: training_temporaries(make(), shapes) for name, make in STATES.items()}
     rows.append(Row(f"temporary bytes per weight, a train_step of {matrices}", "", trained))
+    small = [(64, 64)] * 8
+    calls = {name: functools.partial(compiled, make(), small) for name, make in STATES.items()}
+    taken = in_turns(calls, repeats, prepare=jax.clear_caches)
+    rows.append(Row(f"trace, lower and compile (ms), {len(small)} leaves of 4k", "ms", taken))
     calls = {name: stepping(make(), shapes) for name, make in STATES.items()}
     calls["bfloat16 weights"] = stepping(MAKERS["optlab"](), shapes, jnp.bfloat16)
     rows.append(Row(f"a step (ms), {matrices}", "ms", in_turns(calls, repeats)))
