@@ -2,27 +2,46 @@
 
 import typing
 
-from optlab import codecs as codecs
-from optlab import extras
-from optlab.algebra import chain, divide, identity
+from optlab import pickles as pickles
+from optlab.algebra import Rule, State, Transform, atom, chain, divide, identity
+from optlab.atoms import (
+    absolute,
+    accumulate,
+    accumulate_nesterov,
+    bias_correct,
+    decayed_max,
+    interpolate_ema,
+    product,
+    rms,
+    root,
+    running_max,
+    running_sum,
+    scale_by_belief,
+    scale_by_ema,
+    scale_by_learning_rate,
+    scale_by_nesterov_ema,
+    scale_by_rms,
+    sign,
+    square,
+)
 from optlab.decay import (
+    COUPLINGS,
+    GATES,
+    SITES,
+    TARGETS,
+    Decay,
     add_decayed_weights,
     add_l2_to_grad,
+    decay_cautiously,
+    decay_toward_init,
+    divide_and_decay_stably,
+    l2_penalty,
     shrink_after_step,
     shrink_proximally,
     shrink_weights,
 )
-from optlab.draw import draw
-from optlab.ema import (
-    accumulate,
-    accumulate_nesterov,
-    bias_correct,
-    interpolate_ema,
-    scale_by_ema,
-    scale_by_nesterov_ema,
-)
-from optlab.gate import decay_cautiously
-from optlab.lifting import Rule, State
+from optlab.memory import apply_updates, kahan, store
+from optlab.memory import codecs as codecs
 from optlab.optimizers import (
     adabelief,
     adagrad,
@@ -45,32 +64,13 @@ from optlab.optimizers import (
     sign_sgd,
     signum,
 )
-from optlab.penalty import l2_penalty
-from optlab.product import product
-from optlab.rate import scale_by_learning_rate
-from optlab.rms import (
-    absolute,
-    decayed_max,
-    rms,
-    root,
-    running_max,
-    running_sum,
-    scale_by_belief,
-    scale_by_rms,
-    sign,
-    square,
-)
-from optlab.rounding import apply_updates, kahan
-from optlab.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
-from optlab.stable import divide_and_decay_stably
-from optlab.step import train_step
-from optlab.store import store
-from optlab.target import decay_toward_init
-from optlab.transform import Transform, atom
+from optlab.outside import extras
+from optlab.training import train_step
 
 if typing.TYPE_CHECKING:
     from optlab.blackbox import check, identify
     from optlab.equations.comparison import compare
+    from optlab.equations.drawing import draw
     from optlab.equations.explanation import explain
 
 __version__ = "0.1.0"
@@ -80,6 +80,7 @@ __getattr__ = extras.on_demand(
     {
         "check": "blackbox",
         "compare": "equations.comparison",
+        "draw": "equations.drawing",
         "explain": "equations.explanation",
         "identify": "blackbox",
     },

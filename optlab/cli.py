@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _named(name: str) -> Any:
-    from optlab.names import UnknownName, resolve
+    from optlab.outside.names import UnknownName, resolve
 
     try:
         return resolve(name)
@@ -335,7 +335,7 @@ def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
             options.json.open("a").close()
         except OSError as error:
             raise UsageError(f"{options.json} can't be written: {error.strerror}") from None
-    from optlab.bench import PARTS, measure, table
+    from optlab.bench.steps import PARTS, measure, table
 
     if unknown := [part for part in options.parts if part not in (*PARTS, "study")]:
         raise UsageError(f"there is no part {unknown[0]!r}; give some of {', '.join(PARTS)}, study")
@@ -345,7 +345,7 @@ def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
     if "study" in options.parts:
         _needs("lab", "bench study")
         _one_device_per_core()
-        from optlab.lab import bench as grid
+        from optlab.bench import grid
 
         figures["study"] = grid.compare()
         print(grid.table(figures["study"]), end="\n\n")

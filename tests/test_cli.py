@@ -2,7 +2,8 @@
 
 import pytest
 
-from optlab import cli, names
+from optlab import cli
+from optlab.outside import names
 
 MODULE = """
 import optax

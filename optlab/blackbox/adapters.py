@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optlab.peers import lenient_float64
+from optlab.outside.peers import lenient_float64
 
 Step = Callable[[np.ndarray, np.ndarray], Any]
 

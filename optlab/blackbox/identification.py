@@ -13,7 +13,7 @@ from optlab.blackbox.experiments import Experiments
 from optlab.blackbox.families import Core, Model
 from optlab.blackbox.fitting import SINGLE, Fit, Trajectory, fit, off_from
 from optlab.blackbox.probes import every
-from optlab.blackbox.search import search
+from optlab.blackbox.searching import search
 
 WHOLE = 0.02  # how far the power of a proportionality may be from a whole number, to be taken for it
 

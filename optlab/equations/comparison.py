@@ -13,9 +13,9 @@ import sympy as sp
 
 from optlab.equations import numeric, printing, symbols
 from optlab.equations.interpret import Formula, Inexpressible, largest, n, number, over_weights, t
-from optlab.equations.recurrence import Recurrence, by_formula, instance, recurrence
+from optlab.equations.recurrences import Recurrence, by_formula, instance, recurrence
 from optlab.equations.zero import Undecided, is_zero
-from optlab.peers import lenient_float64
+from optlab.outside.peers import lenient_float64
 
 DIGITS, POINTS, LEAF = 60, 10, 3
 LONGEST_NAME = 40

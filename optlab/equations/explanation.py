@@ -5,12 +5,12 @@ from typing import Any
 
 import sympy as sp
 
+from optlab.algebra.transform import Transform
 from optlab.equations import printing, symbols
 from optlab.equations.hats import corrections, with_hats
 from optlab.equations.interpret import Formula
-from optlab.equations.recurrence import Letters, Recurrence, recurrence, with_symbols
+from optlab.equations.recurrences import Letters, Recurrence, recurrence, with_symbols
 from optlab.equations.regime import Regime, regime_of
-from optlab.transform import Transform
 
 
 @dataclasses.dataclass(frozen=True)

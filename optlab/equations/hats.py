@@ -4,7 +4,7 @@ import sympy as sp
 
 from optlab.equations import symbols
 from optlab.equations.interpret import Formula, t
-from optlab.equations.recurrence import Recurrence
+from optlab.equations.recurrences import Recurrence
 
 Hats = dict[sp.Symbol, tuple[sp.Symbol, Formula]]
 

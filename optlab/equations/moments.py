@@ -9,7 +9,7 @@ from sympy.core.function import AppliedUndef
 
 from optlab.equations import symbols
 from optlab.equations.numeric import Step, run
-from optlab.equations.recurrence import Recurrence, Slot
+from optlab.equations.recurrences import Recurrence, Slot
 
 DECAY = symbols.hyperparameter("weight_decay")
 RATE = symbols.hyperparameter("learning_rate")

@@ -9,7 +9,7 @@ from sympy.core.function import AppliedUndef
 
 from optlab.equations import symbols
 from optlab.equations.interpret import Formula, largest, n, over_weights, t
-from optlab.equations.recurrence import Recurrence
+from optlab.equations.recurrences import Recurrence
 
 SCHEDULE = 0.01
 

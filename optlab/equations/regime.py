@@ -10,7 +10,7 @@ from optlab.equations import printing, symbols
 from optlab.equations.hats import Hats, corrections, with_hats
 from optlab.equations.interpret import Formula, largest, over_weights, t
 from optlab.equations.moments import moments_of, names_of, steps_without_decay
-from optlab.equations.recurrence import Recurrence
+from optlab.equations.recurrences import Recurrence
 from optlab.equations.site import site_and_coupling
 
 GUARDS = (symbols.hyperparameter("eps"), symbols.hyperparameter("eps_root"))

@@ -12,7 +12,7 @@ from optlab.equations import printing, symbols
 from optlab.equations.hats import Hats, corrections, with_hats
 from optlab.equations.interpret import Formula, largest, over_weights
 from optlab.equations.moments import DECAY, RATE, moments_of, names_of
-from optlab.equations.recurrence import Recurrence, Slot
+from optlab.equations.recurrences import Recurrence, Slot
 
 THROUGH_MOMENTS = "through what is averaged; its share of the step depends on the gradients"
 LAWS = {

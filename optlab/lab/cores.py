@@ -3,10 +3,10 @@
 import inspect
 from collections.abc import Callable, Mapping
 
-from optlab.algebra import chain, divide, identity
-from optlab.ema import bias_correct, interpolate_ema, scale_by_ema
-from optlab.rms import root, running_max, scale_by_rms, sign, square
-from optlab.transform import Transform
+from optlab.algebra.combinators import chain, divide, identity
+from optlab.algebra.transform import Transform
+from optlab.atoms.averages import bias_correct, interpolate_ema, scale_by_ema
+from optlab.atoms.second_moments import root, running_max, scale_by_rms, sign, square
 
 
 def _corrected_ema(b1: float) -> Transform:

@@ -18,12 +18,12 @@ import optax
 import xarray as xr
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from optlab.decay.sites import Decay
 from optlab.lab import record, results
-from optlab.lab.formulas import as_text, formulas
-from optlab.lab.store import Store
+from optlab.lab.derivations import as_text, formulas
+from optlab.lab.folder import Store
 from optlab.lab.study import Structure, Study, StudyError
 from optlab.lab.tasks import Task
-from optlab.sites import Decay
 
 CPU_RUNS = 64  # per device at once; on CPUs more is slower per run, because weights and state leave the caches
 RUN_ONCE: dict[str, Any] = {"xla_backend_optimization_level": 1}  # of programs that take longer to compile than to run

@@ -12,8 +12,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from optlab.lab import figures, results, tooltips
-from optlab.lab.formulas import from_text
-from optlab.lab.store import Store, replace
+from optlab.lab.derivations import from_text
+from optlab.lab.folder import Store, replace
 from optlab.lab.study import StudyError
 
 FIGURES: dict[str, Callable[..., Figure | None]] = {

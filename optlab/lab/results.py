@@ -11,7 +11,7 @@ import xarray as xr
 from scipy import stats
 
 from optlab.lab import record
-from optlab.lab.store import replace
+from optlab.lab.folder import replace
 from optlab.lab.study import Structure, Study, StudyError
 from optlab.lab.tasks import Task
 

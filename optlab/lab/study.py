@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optlab.hyperparameters import canonical, check
+from optlab.algebra.hyperparameters import canonical, check
+from optlab.algebra.transform import Transform
+from optlab.decay.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.lab.cores import CORES, hyperparameters
 from optlab.lab.schedules import SCHEDULES, schedule
 from optlab.lab.tasks import TASKS, Task
-from optlab.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
-from optlab.transform import Transform
 
 NATURAL = "natural"
 BUNDLED = Path(__file__).parent / "studies"

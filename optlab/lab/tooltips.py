@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from optlab.lab.figures.maps import cell_id
+from optlab.lab.figures.heat_maps import cell_id
 from optlab.lab.results import by_structure, interval, title
 
 

@@ -4,13 +4,13 @@ A structure has one colour, line and marker in all figures of a dataset. `width`
 beside each other stand below each other.
 """
 
-from optlab.lab.figures.averages import averages, averages_data
-from optlab.lab.figures.curves import curves
-from optlab.lab.figures.effective_decay import effective_decay
+from optlab.lab.figures.averaging import averages, averages_data
+from optlab.lab.figures.decay_by_layer import effective_decay
 from optlab.lab.figures.equal_strength import at_equal_strength
 from optlab.lab.figures.gains import gain_curves
-from optlab.lab.figures.maps import maps
-from optlab.lab.figures.trajectories import trajectories
+from optlab.lab.figures.heat_maps import maps
+from optlab.lab.figures.paths import trajectories
+from optlab.lab.figures.training_curves import curves
 
 __all__ = [
     "at_equal_strength",

@@ -1,12 +1,12 @@
 """The tasks that studies train on, one file each."""
 
-from optlab.lab.tasks.digits import digits
-from optlab.lab.tasks.digits_conv import digits_conv
-from optlab.lab.tasks.digits_dense import digits_dense
+from optlab.lab.tasks.addition import modular
+from optlab.lab.tasks.handwriting import digits
+from optlab.lab.tasks.handwriting_conv import digits_conv
+from optlab.lab.tasks.handwriting_dense import digits_dense
 from optlab.lab.tasks.landscapes import beale, quadratic, rosenbrock
-from optlab.lab.tasks.modular import modular
-from optlab.lab.tasks.python_lm import python_lm, python_lm_small
-from optlab.lab.tasks.supervised import Split, accuracy, cross_entropy, supervised
+from optlab.lab.tasks.language import python_lm, python_lm_small
+from optlab.lab.tasks.supervision import Split, accuracy, cross_entropy, supervised
 from optlab.lab.tasks.task import Task
 
 TASKS = {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from optlab.lab.tasks.supervised import functional
+from optlab.lab.tasks.supervision import functional
 from optlab.lab.tasks.task import Task, require_whole, steps_between
 
 SPREAD = 0.1

@@ -1,0 +1,317 @@
+"""`Rule`, the recurrence of one weight, and `Transform`, which lifts it to trees of parameters."""
+
+import functools
+import inspect
+import itertools
+import types
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec
+
+import jax
+import numpy as np
+import optax
+
+from optlab.algebra import hyperparameters, lifting, noise
+
+P = ParamSpec("P")
+
+
+class Transform(optax.GradientTransformationExtraArgs):
+    """A gradient transformation that knows what it is made of; it goes wherever optax's go.
+
+    Two transforms are equal, and hash alike, when name, hyperparameters and parts are. A traced hyperparameter
+    equals itself only. `repr` is the expression that builds the transform.
+
+    Attributes:
+      init: `init(params) -> state`.
+      update: `update(updates, state, params=None, **extra_args) -> (updates, state)`. NaN and infinity pass through
+        into the state, as in optax; `optax.apply_if_finite` around the transform holds them off.
+      name: the name of the function that made it.
+      hyperparams: that function's arguments by name, parts left out.
+      parts: the transforms that it combines, in order; optax's stand as they are.
+      rule: the `Rule` that it lifts, or None where it works on whole trees.
+    """
+
+    hyperparams: Mapping[str, Any]
+    parts: tuple[optax.GradientTransformation, ...]
+    rule: lifting.Rule | None
+    maker: Callable[..., "Transform"]
+
+    def __new__(
+        cls,
+        init: optax.TransformInitFn,
+        update: optax.TransformUpdateExtraArgsFn,
+        *,
+        maker: Callable[..., "Transform"] | None = None,
+        hyperparams: Mapping[str, Any] | None = None,
+        parts: Sequence[optax.GradientTransformation] = (),
+        rule: lifting.Rule | None = None,
+    ) -> "Transform":
+        if maker is None:  # two functions alone, as when JAX maps over the leaves of a tree that holds a transform
+            return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportReturnType]
+        self = super().__new__(cls, init, update)
+        fixed = types.MappingProxyType(dict(hyperparams or {}))
+        self.__dict__.update(maker=maker, hyperparams=fixed, parts=tuple(parts), rule=rule)
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.maker.__name__
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{self.name} is immutable: build another transform instead of setting {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Transform) and _identity(self) == _identity(other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(_identity(self))
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(_arguments(self))})"
+
+    def _replace(self, **functions: Any) -> optax.GradientTransformationExtraArgs:
+        """A plain transformation with another `init` or `update`, which this description no longer fits."""
+        return optax.GradientTransformationExtraArgs(*self)._replace(**functions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (self.maker, self.parts, dict(self.hyperparams))
+
+
+def rebuild(
+    maker: Callable[..., Transform], parts: Sequence[optax.GradientTransformation], hyperparams: Mapping[str, Any]
+) -> Transform:
+    return maker(*parts, **hyperparams)
+
+
+def describe(part: optax.GradientTransformation) -> str:
+    """How a part reads inside an expression; one of optax's by its name."""
+    return repr(part) if isinstance(part, Transform) else f"<optax {name_of(part)}>"
+
+
+def name_of(part: optax.GradientTransformation) -> str:
+    """The name of a transform; for one of optax's, that of the function whose closure its update is."""
+    if isinstance(part, Transform):
+        return part.name
+    return getattr(part.update, "__qualname__", "transform").split(".")[0]
+
+
+def _arguments(tx: Transform) -> list[str]:
+    shown = [describe(part) for part in tx.parts]
+    for name, parameter in inspect.signature(tx.maker).parameters.items():
+        if name not in tx.hyperparams:
+            continue
+        value = tx.hyperparams[name]
+        if parameter.default is inspect.Parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            shown.append(literal(value))
+        elif frozen(value) != frozen(parameter.default):
+            shown.append(f"{name}={literal(value)}")
+    return shown
+
+
+def literal(value: Any) -> str:
+    """How a hyperparameter reads inside an expression."""
+    if hyperparameters.is_traced(value):
+        return f"<traced {value.dtype}>"
+    if isinstance(value, jax.Array) and value.shape == ():
+        return f"jnp.{value.dtype}({value.item()!r})"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return repr(value)
+
+
+def frozen(value: Any) -> Hashable:
+    """`value` as something that hashes and compares by value; a traced value goes by its identity."""
+    if hyperparameters.is_traced(value):
+        return ("traced", id(value))
+    if isinstance(value, jax.Array | np.ndarray):
+        host = np.asarray(value)
+        return (host.dtype.name, host.shape, host.tobytes())
+    if _is_hashable(value):
+        return (type(value), value)
+    leaves, treedef = jax.tree.flatten(value)
+    return (treedef, *map(frozen, leaves))
+
+
+def _identity(tx: optax.GradientTransformation) -> Hashable:
+    if not isinstance(tx, Transform):
+        return tx
+    hyperparams = tuple((name, frozen(value)) for name, value in tx.hyperparams.items())
+    return (tx.maker, hyperparams, tuple(map(_identity, tx.parts)))
+
+
+# Making a transform of a rule ---------------------------------------------------------------------------------------
+
+
+def lifted(
+    maker: Callable[..., Transform],
+    rule: lifting.Rule,
+    *,
+    hyperparams: Mapping[str, Any] | None = None,
+    parts: Sequence[optax.GradientTransformation] = (),
+) -> Transform:
+    """The transform that applies `rule` to every leaf; `maker(*parts, **hyperparams)` makes the same again."""
+
+    def init(params: Any) -> lifting.State:
+        return lifting.init(_split(tx), params)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, lifting.State]:
+        del extra_args
+        require_params(tx, params)
+        return lifting.update(_split(tx), updates, state, params)
+
+    tx = Transform(init, update, maker=maker, hyperparams=hyperparams, parts=parts, rule=rule)
+    return tx
+
+
+def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
+    """Makes a transform of a function from hyperparameters to a `Rule`: a decorator.
+
+    The function's name is the transform's, its arguments are the hyperparameters; those of standard names (`decay`,
+    `eps`, `learning_rate`, ...) are checked. An argument called `mask` is taken care of: a tree of booleans shaped
+    like the parameters or a prefix of it, or a function of the parameters that gives one. Where it is False, the atom
+    passes updates through and keeps no slots. So is an integer called `seed`, from 0 to 2**32 - 1: for every leaf, and
+    every link that has one, it arrives as another uint32, from which and from `t` the rule may draw random numbers;
+    links that optax combines, each a transform to itself, need seeds of their own for that.
+
+    A new atom, whole:
+
+        @optlab.atom
+        def sign_of_average(decay):
+            def update(u, slots, w, t):
+                m = decay * slots["average"] + (1 - decay) * u
+                return jnp.sign(m), {"average": m}
+
+            return optlab.Rule(update, init=lambda w: {"average": jnp.zeros_like(w)})
+    """
+
+    signature = inspect.signature(make)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{make.__name__}: the hyperparameter {name} must be an argument that a keyword can name")
+
+    @functools.wraps(make)
+    def maker(*args: P.args, **kwargs: P.kwargs) -> Transform:
+        bound = hyperparameters.bind(make, *args, **kwargs)
+        for name, value in bound.arguments.items():
+            if name != "mask" and not isinstance(value, jax.Array) and not _is_hashable(value):
+                raise TypeError(
+                    f"{make.__name__}: {name} must be hashable or a jax array, so that equal transforms can share "
+                    f"programs, got {type(value).__name__}; a tuple will do"
+                )
+        rule = make(*bound.args, **bound.kwargs)
+        if not isinstance(rule, lifting.Rule):
+            raise TypeError(f"{make.__name__}: an atom must return an optlab.Rule, got {type(rule).__name__}")
+        return lifted(maker, rule, hyperparams=bound.arguments)
+
+    return maker
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+class _Slot(NamedTuple):
+    """Stands in a skeleton where an operand or a mask was taken out."""
+
+    kind: str
+
+
+_OPERAND, _MASK = _Slot("operand"), _Slot("mask")
+
+
+class _Places(NamedTuple):
+    """What is left to fill in while a skeleton becomes a transform again."""
+
+    operands: Iterator[Any]
+    bits: Iterator[bool]
+    seeded_links: Iterator[int]
+    leaf: Any
+
+
+class Skeleton(NamedTuple):
+    """See `lifting.Skeleton`; hyperparameters stand in it with their types, since 1 == 1.0 == True."""
+
+    maker: Callable[..., Transform]
+    parts: tuple["Skeleton", ...]
+    static: tuple[tuple[str, type, Any], ...]
+
+    @property
+    def seeded(self) -> bool:
+        return any(name == "seed" for name, *_ in self.static) or any(part.seeded for part in self.parts)
+
+    def rule(self, operands: Sequence[Any], bits: Sequence[bool], leaf: Any = 0) -> lifting.Rule:
+        places = _Places(iter(operands), iter(bits), itertools.count(), leaf)
+        return _rule_of(self._transform(places))
+
+    def _transform(self, places: _Places) -> Transform:
+        parts = [part._transform(places) for part in self.parts]
+        values = {name: next(places.operands) if value is _OPERAND else value for name, _, value in self.static}
+        if "seed" in values:
+            values["seed"] = noise.mixed(values["seed"], next(places.seeded_links), places.leaf)
+        masked = values.get("mask") is _MASK
+        tx = rebuild(self.maker, parts, values | {"mask": None} if masked else values)
+        return passing(tx) if masked and not next(places.bits) else tx
+
+
+def _split(tx: Transform) -> lifting.Program:
+    operands: list[Any] = []
+    masks: list[Any] = []
+
+    def skeleton(tx: Any) -> Skeleton:
+        parts = tuple(map(skeleton, tx.parts))
+        static = []
+        for name, value in tx.hyperparams.items():
+            if name == "mask" and value is not None:
+                masks.append(value)
+                value = _MASK
+            elif isinstance(value, jax.Array):
+                operands.append(value)
+                value = _OPERAND
+            elif value is not None and hyperparameters.is_schedule(name, value):
+                operands.append(hyperparameters.Schedule(tx.name, value))
+                value = _OPERAND
+            static.append((name, type(value), value))
+        return Skeleton(tx.maker, parts, tuple(static))
+
+    whole = skeleton(tx)
+    return lifting.Program(tx.name, whole, tuple(operands), tuple(masks), whole.seeded)
+
+
+def _rule_of(tx: Transform) -> lifting.Rule:
+    assert tx.rule is not None
+    return tx.rule
+
+
+def passing(tx: Transform) -> Transform:
+    """`tx` where its mask is False: the identity, with nothing in its slots."""
+    rule = _rule_of(tx)
+
+    def init(w: jax.Array) -> lifting.Slots:
+        return jax.tree.map(lambda _: optax.MaskedNode(), jax.eval_shape(rule.init, w))
+
+    return lifted(passing, lifting.Rule(lambda u, slots, w, t: (u, slots), init), parts=(tx,))
+
+
+def require_params(tx: Transform, params: Any) -> None:
+    """Refuses an update without params, in the name of the link that reads them."""
+    if params is None and (link := _reader(tx)) is not None:
+        raise ValueError(f"{link} needs params: call update(updates, state, params)")
+
+
+def _reader(tx: Any) -> str | None:
+    """The first link inside `tx` that reads the weights, with its place."""
+    if not isinstance(tx, Transform):
+        return None
+    for number, part in enumerate(tx.parts, start=1):
+        if (name := _reader(part)) is not None:
+            place = f"link {number} of {len(tx.parts)} in chain" if tx.name == "chain" else f"in {tx.name}"
+            return name if "(" in name else f"{name} ({place})"
+    return tx.name if not tx.parts and tx.rule is not None and tx.rule.needs_params else None

@@ -1,0 +1,1 @@
+"""What a step, a state and a study cost, beside named peers."""

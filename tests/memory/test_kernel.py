@@ -1,0 +1,205 @@
+"""The GPU kernel of stored optimizers against the XLA path, to the bit, in Pallas's interpret mode; and its lowering.
+
+The kernel is the function that XLA runs on the whole leaf, run on blocks, so what can go wrong is where a block begins,
+what is handed in, and what lies beside it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import public
+import pytest
+
+import optlab
+from optlab import codecs
+from optlab.algebra import lifting, noise
+from optlab.memory import kernel
+from optlab.memory.storage import _named, _Store
+
+SEED, STEPS = 7, 2
+STORED = [
+    name
+    for name in public.OPTIMIZERS
+    if (rule := public.build(name).rule) is not None
+    and rule.elementwise
+    and jax.eval_shape(rule.init, jnp.zeros((2, 256)))
+]
+ADAMW = optlab.adamw(0.1, eps=1e-3, weight_decay=0.1)
+
+
+def leaf(tx, shape, codec=codecs.int8):
+    return _Store(tx.rule, _named(codec), 0, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def numbers(shape, seed):
+    return public.random_tree(shape, seed)
+
+
+def by_xla(stored, u, slots, w, t):
+    return stored._step(stored.slots, u, slots, w, t, SEED, noise.positions(u.shape))
+
+
+def by_kernel(stored, u, slots, w, t):
+    return stored.in_blocks(t, SEED, u, slots, w, interpret=True)
+
+
+def trajectory(step, stored, shape):
+    """Updates and encoded slots of the leaf at every step."""
+    w = numbers(shape, 0)
+    slots, seen = stored.treedef.flatten_up_to(stored.init(w)), []
+    step = jax.jit(functools.partial(step, stored))
+    for t in range(1, STEPS + 1):
+        u, slots = step(numbers(shape, t), slots, w, jnp.int32(t))
+        seen.append((u, slots))
+    return jax.tree.map(np.asarray, seen)
+
+
+def same(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    pairs = zip(*map(jax.tree.leaves, (ours, theirs)), strict=True)
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+
+
+def test_every_optimizer_with_slots_is_in_the_table():
+    assert {"adamw", "lion", "amsgrad", "adamax", "adagrad", "heavy_ball", "adabelief", "laprop"} <= set(STORED)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_it_is_the_xla_path_to_the_bit(name):
+    stored = leaf(public.build(name), (12, 256), codecs.int8 if name == "adamw" else codecs.Int8(rounding="nearest"))
+    assert stored.fits_blocks()
+    assert same(trajectory(by_kernel, stored, (12, 256)), trajectory(by_xla, stored, (12, 256)))
+
+
+@pytest.mark.parametrize("shape", [(7 * 256,), (3, 512), (2, 2, 64, 4)])
+def test_blocks_of_any_leaf_that_has_whole_ones(shape):
+    stored = leaf(ADAMW, shape, codecs.Int8(rounding="nearest"))
+    assert same(trajectory(by_kernel, stored, shape), trajectory(by_xla, stored, shape))
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [codecs.float8, codecs.Int8(block=64), {"numerator": codecs.bfloat16, "denominator": codecs.int8}],
+    ids=["float8", "int8 of 64", "bfloat16 and int8"],
+)
+def test_other_codecs(codec):
+    stored = leaf(ADAMW, (8, 256), codec)
+    assert same(trajectory(by_kernel, stored, (8, 256)), trajectory(by_xla, stored, (8, 256)))
+
+
+def test_hyperparameters_may_be_traced_inside_it():
+    u, w = numbers((4, 256), 1), numbers((4, 256), 0)
+
+    def step(path, rate):
+        stored = leaf(optlab.adamw(rate, weight_decay=0.1), (4, 256))
+        return path(stored, u, stored.treedef.flatten_up_to(stored.init(w)), w, jnp.int32(1))
+
+    ours, theirs = (jax.jit(functools.partial(step, path))(jnp.float32(0.1)) for path in (by_kernel, by_xla))
+    assert same(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(1000,), (33, 77), (16, 3, 3), (64,), ()])
+def test_ragged_leaves_stay_with_xla(shape):
+    """No block is filled up inside the kernel, so nothing beside a leaf can reach a block's maximum."""
+    assert not leaf(ADAMW, shape).fits_blocks()
+
+
+def test_rules_that_mix_the_weights_of_a_leaf_stay_with_xla():
+    @optlab.atom
+    def by_norm():
+        def update(u, slots, w, t):
+            m = slots["average"] + u
+            return m / jnp.linalg.norm(m), {"average": m}
+
+        return optlab.Rule(update, init=lambda w: {"average": jnp.zeros_like(w)}, elementwise=False)
+
+    assert not leaf(by_norm(), (4, 256)).fits_blocks()
+
+
+def _offset_by_one_block(stored, u, slots, w, t):
+    u, slots = by_kernel(stored, jnp.roll(u, 1, axis=0), slots, w, t)
+    return jnp.roll(u, -1, axis=0), slots
+
+
+def _same_noise_in_every_program(stored, u, slots, w, t):
+    positions = noise.positions((1, 256))
+    return stored._step(stored.slots, u, slots, w, t, SEED, jnp.broadcast_to(positions, u.shape))
+
+
+def _one_scale_for_the_leaf(stored, u, slots, w, t):
+    slots = jax.tree.map(
+        lambda x: jnp.broadcast_to(jnp.max(x, keepdims=True), x.shape) if x.shape[1] == 1 else x, slots
+    )
+    return by_kernel(stored, u, slots, w, t)
+
+
+@functools.cache
+def _right():
+    return trajectory(by_xla, leaf(ADAMW, (12, 256)), (12, 256))
+
+
+MUTANTS = {
+    "a block further": _offset_by_one_block,
+    "positions from the program's own beginning": _same_noise_in_every_program,
+    "a step ahead": lambda stored, u, slots, w, t: by_kernel(stored, u, slots, w, t + 1),
+    "another seed": lambda stored, u, slots, w, t: stored.in_blocks(t, SEED + 1, u, slots, w, interpret=True),
+    "weights left out": lambda stored, u, slots, w, t: by_kernel(stored, u, slots, 0 * w, t),
+    "one scale for the leaf": _one_scale_for_the_leaf,
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_wrong_kernels_are_seen(mutant):
+    stored = leaf(ADAMW, (12, 256))
+    assert not same(trajectory(MUTANTS[mutant], stored, (12, 256)), _right())
+
+
+@pytest.mark.parametrize("name", ["adamw", "amsgrad", "lion", "adabelief"])
+def test_it_lowers_to_triton_and_works_in_place(name):
+    """No GPU is needed to make the program; all that is missing is running it."""
+    stored, w = leaf(public.build(name), (64, 256)), jax.ShapeDtypeStruct((64, 256), jnp.float32)
+    slots = stored.treedef.flatten_up_to(stored.init(w))
+
+    def step(u, slots, w, t):
+        return stored.in_blocks(t, SEED, u, slots, w)
+
+    traced = jax.jit(step, donate_argnums=1).trace(w, slots, w, jax.ShapeDtypeStruct((), jnp.int32))
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("__gpu$xla.gpu.triton") == 1
+    assert program.count("#stablehlo.output_operand_alias<") == len(jax.tree.leaves(slots))
+
+
+def test_a_kernel_closes_over_scalars_alone():
+    table = jnp.arange(3.0)
+    step = lambda number, read, updated: (read + table.sum(), updated)  # noqa: E731
+    with pytest.raises(kernel.NoKernel, match=r"^a kernel can't close over an array float32\[3\]$"):
+        kernel.over_blocks(step, jnp.ones((4, 256)), [], interpret=True)
+
+
+class ByTable(codecs.Int8):
+    def decode(self, stored):
+        return super().decode(stored) * jnp.linspace(1, 1, 300)[stored["code"].astype(jnp.int32)]
+
+
+class ByThreefry(codecs.Int8):
+    def encode(self, x, bits):
+        return super().encode(x, jax.random.bits(jax.random.key(0), x.shape))
+
+
+@pytest.mark.parametrize("codec", [ByTable(), ByThreefry()], ids=["table", "threefry"])
+def test_what_triton_has_not_stays_with_xla(codec, monkeypatch):
+    monkeypatch.setattr(kernel, "runs_here", lambda: True)
+    made, can_be_made = [], kernel.can_be_made
+    monkeypatch.setattr(kernel, "can_be_made", lambda *given: made.append(can_be_made(*given)) or made[-1])
+    lifting._kernel.cache_clear()
+    for one in (codec, codecs.int8):
+        tx, w = optlab.store(ADAMW, one, min_size=0), jnp.ones((4, 256))
+        tx.update(w, tx.init(w), w)
+    lifting._kernel.cache_clear()
+    assert made == [False, True]
+
+
+def test_a_processor_does_not_use_it():
+    assert not kernel.runs_here()
