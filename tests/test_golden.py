@@ -22,7 +22,7 @@ from golden import make_v0_1_0 as golden
 
 import optlab
 from optlab import cli, lab
-from optlab.lab import analysis, results
+from optlab.lab import analysis, figures, results
 
 pytestmark = pytest.mark.xdist_group("golden")
 
@@ -235,33 +235,31 @@ def test_results_are_read(whole):
     assert analysis.basin(data, "update") is not None
 
 
-def test_a_report_is_drawn_of_the_results(tmp_path, capsys):
-    assert cli.main(["report", str(FOLDER), "--output", str(tmp_path)]) == 0
-    assert "report.html" in capsys.readouterr().out
-    assert "update cautious" in (tmp_path / "report.html").read_text()
+@pytest.mark.parametrize("name", ["maps", "curves", "gain_curves", "effective_decay", "trajectories"])
+def test_figures_are_drawn_of_the_results(name):
+    assert getattr(figures, name)(results.load(FOLDER / "results.nc")) is not None
 
 
 # The bench ----------------------------------------------------------------------------------------------------------
 
 
-def of_bench(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+def layout(rows: list[dict[str, Any]]) -> list[tuple[str, str, list[str]]]:
+    assert all(row.keys() == {"name", "unit", "figures"} for row in rows)
+    return [(row["name"], row["unit"], list(row["figures"])) for row in rows]
 
 
 def test_the_bench_says_what_it_said(tmp_path, peer):
-    kept = of_bench(FOLDER / "bench.json")
+    path = tmp_path / "bench.json"
     with peer():
-        assert cli.main(["bench", "counts", "--repeats", "1", "--json", str(tmp_path / "bench.json")]) == 0
-    now = of_bench(tmp_path / "bench.json")
-    assert kept.keys() == now.keys() == {"rows", "left out", "setting"}
-    assert kept["setting"].keys() == now["setting"].keys() == {"device", "versions", "commit", "repeats", "load"}
-    assert kept["setting"]["commit"] == "540e7cc"
-    layout = lambda rows: [(row["name"], row["unit"], list(row["figures"])) for row in rows]  # noqa: E731
-    assert layout(kept["rows"]["counts"]) == layout(now["rows"]["counts"])
-    assert list(kept["rows"]) == ["counts", "compile", "eager", "step", "state"]
-    for rows in kept["rows"].values():
-        assert all(
-            row.keys() == {"name", "unit", "figures"}
-            and row["figures"]["optlab" if "optlab" in row["figures"] else "float32"] > 0
-            for row in rows
-        )
+        assert cli.main(["bench", "counts", "--repeats", "1", "--json", str(path)]) == 0
+    before, now = (json.loads(file.read_text()) for file in (FOLDER / "bench.json", path))
+    assert before.keys() == now.keys() == {"rows", "left out", "setting"}
+    assert before["setting"].keys() == now["setting"].keys() == {"device", "versions", "commit", "repeats", "load"}
+    assert before["setting"]["commit"] == "540e7cc"
+    assert list(before["rows"]) == ["counts", "compile", "eager", "step", "state"]
+    layouts = {part: layout(rows) for part, rows in before["rows"].items()}
+    assert layouts["counts"] == layout(now["rows"]["counts"])
+    assert layouts["eager"] == [("an update outside jit, 1000 leaves of 4 shapes", "ms", ["optlab", "optax"])]
+    assert {name for *_, names in layouts["step"] for name in names} >= {"optlab", "optax", "handed through"}
+    assert all(names[:3] == ["float32", "bfloat16", "int8"] for *_, names in layouts["state"])
+    assert all(figure > 0 for rows in before["rows"].values() for row in rows for figure in row["figures"].values())

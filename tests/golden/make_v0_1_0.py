@@ -77,7 +77,7 @@ OPTIMIZERS: dict[str, Callable[[], optlab.Transform]] = {
     "adamw_independent": lambda: optlab.adamw_independent(
         0.03,
         **ADAM,
-        weight_decay=optlab.product(0.2, 0.1),  # pyright: ignore[reportArgumentType]
+        weight_decay=optlab.product(0.2, 0.1),
     ),
     "adams": lambda: optlab.adams(0.03, **ADAM, weight_decay=0.2),
     "amsgrad": lambda: optlab.amsgrad(0.03, **ADAM),
@@ -226,7 +226,7 @@ def _make_states(folder: Path) -> dict[str, Any]:
 
 
 def _make_pickles(folder: Path, states: Mapping[str, Any]) -> None:
-    objects = {name: make() for name, make in PICKLED.items()} | states
+    objects = {name: make() for name, make in PICKLED.items()} | dict(states)
     said = {name: repr(kept) for name, kept in objects.items() if name in PICKLED}
     content = {name: np.frombuffer(pickle.dumps(kept, PROTOCOL), np.uint8) for name, kept in objects.items()}
     write(folder / "pickles.npz", json.dumps(said), content)
