@@ -105,17 +105,17 @@ class LeafError(ValueError):
 def init(program: Program, params: Any) -> State:
     """The state of a transform of `params`, one leaf after the other."""
     leaves, treedef = jax.tree.flatten(params)
-    layout = _slot_layout(program, leaves)
     all_bits = _mask_bits(program, params)
     operands = tuple(value.function if isinstance(value, Schedule) else value for value in program.operands)
     rules = {bits: program.skeleton.rule(program.numbers, operands, bits) for bits in set(all_bits)}
-    rows: list[list[Any]] = []
+    of_leaves: list[Slots] = []
     try:
         for w, bits in zip(leaves, all_bits, strict=True):
-            rows.append(layout.flat(rules[bits].init(widened(w))))
+            of_leaves.append(rules[bits].init(widened(w)))
     except LeafError as error:
-        raise ValueError(f"{program.name}: params at {trees.path_of(params, len(rows))}: {error}") from None
-    return State(jnp.zeros((), jnp.int32), layout.trees(treedef, rows))
+        raise ValueError(f"{program.name}: params at {trees.path_of(params, len(of_leaves))}: {error}") from None
+    layout = _slot_layout(program, leaves)
+    return State(jnp.zeros((), jnp.int32), layout.trees(treedef, list(map(layout.flat, of_leaves))))
 
 
 def update(program: Program, updates: Any, state: State, params: Any) -> tuple[Any, State]:
@@ -168,7 +168,7 @@ class _Kernel:
         types = tuple(map(jax.typeof, jax.tree.leaves(leaf[1:4])))
         if types not in self._recipes:
             self._recipes[types] = self._recipes_of(numbers, *leaf)
-        values = self._values(numbers, types, jax.config.jax_enable_x64)
+        values = self._values(numbers, types, jax.config.read("jax_enable_x64"))
         return self._of_these(numbers)(*leaf) if values is None else self._of_all(values, *leaf)
 
     def _recipes_of(self, numbers: tuple[float, ...], *leaf: Any) -> Sequence[Recipe] | None:

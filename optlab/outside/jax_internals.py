@@ -1,4 +1,4 @@
-"""What is used of JAX that it does not promise to keep: each reach with its reason, so that a new JAX is work in one file.
+"""What is used of JAX that it does not promise to keep: each reach with its reason; a new JAX is one file's work.
 
 Nothing else in optlab imports `jax.core`, `jax.extend`, `jax.interpreters` or `jax._src`, knows a primitive by its name
 to lower it, or reads what JAX writes in its messages (a test reads the imports). The names of the primitives whose
