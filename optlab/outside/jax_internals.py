@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+
+# Types of what is traced and of what stands in a jaxpr, which `equations` reads; JAX has no others, and no other place.
 from jax.core import ShapedArray, Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, Var, jaxpr_as_fun
-
-# Readers of jaxprs (`equations`) need the types of what stands in them, which JAX has in `jax.extend` and `jax.core`.
 
 __all__ = [
     "UNKNOWN_TO_TRITON",
@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 UNKNOWN_TO_TRITON = ("random", "threefry", "gather", "scatter", "dynamic_", "sort", "cum", "dot_general")
-"""How the names of primitives begin for which Pallas has no Triton code: it keeps the list of those it has to itself."""
+"""How the names of primitives begin for which Pallas has no Triton code; it doesn't say for which it has."""
 
 
 def is_traced(value: Any) -> bool:
-    """Whether a value is not known before the program runs; `jax.core` alone has a name for the type of such values."""
+    """Whether a value is not known before the program runs."""
     return isinstance(value, Tracer)
 
 
