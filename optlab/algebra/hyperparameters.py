@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optlab.outside.jax_internals import is_traced
-
 from optlab.algebra.operands import Number
+from optlab.outside.jax_internals import is_traced
 
 P = ParamSpec("P")
 R = TypeVar("R")
