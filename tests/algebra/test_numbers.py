@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import public
 import pytest
+from devices import needs_two
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -104,6 +105,8 @@ def _with_every_kind_of_slot():
     return optlab.Rule(lambda u, slots, w, t: (u, slots), init)
 
 
+@needs_two
+@pytest.mark.device
 @pytest.mark.parametrize("axis", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @pytest.mark.parametrize("spec", [P("x"), P()], ids=["split", "replicated"])
 @pytest.mark.parametrize(
@@ -118,8 +121,8 @@ def _with_every_kind_of_slot():
 )
 def test_a_compiled_init_puts_slots_where_the_weights_lie(tx, spec, axis):
     """Constants of a trace lie nowhere; left alone, the compiler puts them on one device."""
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(axis,))
-    w = jnp.array([0.0, -0.0, 1.0, jnp.nan, jnp.inf, -jnp.inf, 1e-38, 2.0])
+    mesh = jax.make_mesh((jax.device_count(),), ("x",), axis_types=(axis,))
+    w = jnp.tile(jnp.array([0.0, -0.0, 1.0, jnp.nan, jnp.inf, -jnp.inf, 1e-38, 2.0]), jax.device_count())
     wanted = tx.init(w)
     placed = jax.device_put(w, NamedSharding(mesh, spec))
     state = jax.jit(tx.init)(placed)

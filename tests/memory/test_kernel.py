@@ -238,3 +238,18 @@ def test_a_jax_that_warns_of_its_triton_backend_has_none(monkeypatch):
 
 def test_a_processor_does_not_use_it():
     assert not kernel.runs_here()
+
+
+@pytest.mark.device
+@pytest.mark.skipif(not kernel.runs_here(), reason="needs one GPU, and a JAX that makes Triton kernels for it")
+@pytest.mark.parametrize("name", ["adamw", "lion", "amsgrad"])
+def test_on_a_gpu_it_takes_the_steps_of_xla(name):
+    """Here and there a code is the next one: Triton and XLA approximate quotients and roots, each its own way."""
+    stored = leaf(public.build(name), (12, 256), codecs.Int8(rounding="nearest"))
+    compiled = lambda stored, u, slots, w, t: stored.in_blocks(t, SEED, u, slots, w)  # noqa: E731
+    ours, theirs = (trajectory(path, stored, (12, 256)) for path in (compiled, by_xla))
+    for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        apart = np.abs(a - b) > 1e-4 * np.abs(b) + 1e-7
+        assert np.mean(apart) < 0.01
+        assert np.all(np.abs(a - b) <= np.maximum(1, 0.1 * np.max(np.abs(b))))
