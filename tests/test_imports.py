@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -16,6 +17,9 @@ import optlab
 
 # What the lab and the explanations need, and what that brings along; jax and optax import none of it by themselves.
 HEAVY = {"flax", "h5netcdf", "h5py", "jinja2", "matplotlib", "pandas", "rich", "scipy", "sklearn", "sympy", "xarray"}
+
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def _imported_by(code: str) -> set[str]:
@@ -180,6 +184,31 @@ def test_the_table_of_contents_is_whole_and_in_order():
         name for name, value in vars(optlab).items() if not name.startswith("_") and not inspect.ismodule(value)
     }
     assert public_names | {"check", "compare", "draw", "explain", "identify"} == set(optlab.__all__)
+
+
+_SEMI_PUBLIC = r"\bjax(\.|\s+import\s+(\w+\s*,\s*)*)(core|extend|interpreters|_src)\b"
+
+
+def _reaches(folder):
+    """Lines that name a part of JAX which may change any day, or read what function a function was defined in."""
+    for file in sorted(folder.rglob("*.py")):
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            if re.search(rf"{_SEMI_PUBLIC}|__qualname__|^\s*(import|from)\s+optax\._src", line):
+                yield file.relative_to(ROOT).as_posix(), number, line
+
+
+def test_what_may_change_in_jax_and_optax_is_reached_for_in_one_module_each():
+    allowed = {"optlab/outside/jax_internals.py", "optlab/outside/optax_internals.py", "tests/test_imports.py"}
+    reaches = [reach for name in ("optlab", "tests", "examples") for reach in _reaches(ROOT / name)]
+    assert {file for file, *_ in reaches} >= allowed - {"tests/test_imports.py"}
+    assert [reach for reach in reaches if reach[0] not in allowed] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["import jax.core", "from jax.extend.core import Var", "from jax import extend", "jax._src.core.Trace"]
+)
+def test_a_reach_would_be_seen(line):
+    assert re.search(_SEMI_PUBLIC, line)
 
 
 def test_what_needs_an_extra_is_imported_when_asked_for_and_names_the_extra_when_missing():
