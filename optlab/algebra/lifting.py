@@ -13,9 +13,10 @@ import numpy as np
 import optax
 from jax.sharding import AxisType
 
-from optlab.algebra import trees
+from optlab.algebra import placing, trees
 from optlab.algebra.hyperparameters import Schedule
 from optlab.algebra.operands import Recipe, Table, values
+from optlab.outside import optax_internals
 from optlab.outside.jax_internals import is_traced
 
 Slots = dict[str, Any]
@@ -106,6 +107,8 @@ class LeafError(ValueError):
 
 def init(program: Program, params: Any) -> State:
     """The state of a transform of `params`, one leaf after the other."""
+    if optax_internals.stands_for_params(params):
+        return State(jnp.zeros((), jnp.int32), _places_of(program, params))
     leaves, treedef = jax.tree.flatten(params)
     all_bits = _mask_bits(program, params)
     operands = tuple(value.function if isinstance(value, Schedule) else value for value in program.operands)
@@ -160,9 +163,9 @@ class _Kernel:
         self._skeleton, self._layout, self._bits = skeleton, layout, bits
         self._recipes: dict[Any, Sequence[Recipe] | None] = {}
         self._values = functools.lru_cache(maxsize=64)(self._values_of)
-        self._of_all = jax.jit(lambda values, *leaf: self._update(Table((), values).numbers(count), *leaf))
+        self._of_all = jax.jit(_anywhere(lambda values, *leaf: self._update(Table((), values).numbers(count), *leaf)))
         self._of_these = functools.lru_cache(maxsize=64)(
-            lambda numbers: jax.jit(functools.partial(self._update, numbers))
+            lambda numbers: jax.jit(_anywhere(functools.partial(self._update, numbers)))
         )
 
     def __call__(self, numbers: tuple[float, ...], *leaf: Any) -> tuple[jax.Array, list[Any]]:
@@ -177,9 +180,9 @@ class _Kernel:
         """What a program for all numbers is given in their place; None if there can't be one."""
         table = Table(numbers)
         try:
-            jax.eval_shape(functools.partial(self._update, table.numbers(len(numbers))), *leaf)
+            jax.eval_shape(_anywhere(functools.partial(self._update, table.numbers(len(numbers)))), *leaf)
         except Exception:  # whatever the rule needs the float itself for; its own errors are said by the second trace
-            jax.eval_shape(functools.partial(self._update, numbers), *leaf)
+            jax.eval_shape(_anywhere(functools.partial(self._update, numbers)), *leaf)
             return None
         return table.recipes
 
@@ -201,6 +204,16 @@ class _Kernel:
         u = u.astype(dtype)
         out, slots = applied(rule, u, _own_slots(jax.eval_shape(rule.init, u), slots), w, t)
         return out, self._layout.flat(slots)
+
+
+def _anywhere(update: Callable[..., Any]) -> Callable[..., Any]:
+    """The update of a leaf, whatever lies how on a mesh: its update as that which came, slots as they were."""
+
+    def like(*leaf: Any) -> Any:
+        *_, u, flat_slots, _, _, _ = leaf
+        return u, list(flat_slots)
+
+    return placing.wherever_they_lie(update, like)
 
 
 _kernel = functools.lru_cache(maxsize=4096)(_Kernel)
@@ -377,6 +390,22 @@ def _cached_slot_layout(
 
     every = functools.reduce(_united, map(slots, sorted(shapes)))
     return Layout(jax.tree.structure(every, is_leaf=trees.is_masked))
+
+
+def _places_of(program: Program, params: Any) -> Slots:
+    """`params` in the place of every slot that has a number for each weight; a leaf, which is no weight, in others."""
+    operands = tuple(value.function if isinstance(value, Schedule) else value for value in program.operands)
+    rule = program.skeleton.rule(program.numbers, operands, (True,) * len(program.masks))
+    layout = _slot_layout(program, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in _LARGE])
+    of_weights = [True] * layout.structure.num_leaves
+    for shape in _LARGE:
+        slots = layout.flat(jax.eval_shape(rule.init, jax.ShapeDtypeStruct(shape, jnp.float32)))
+        alike = [trees.is_masked(slot) or slot.shape == shape for slot in slots]
+        of_weights = [before and now for before, now in zip(of_weights, alike, strict=True)]
+    return layout.structure.unflatten([params if holds else 0 for holds in of_weights])
+
+
+_LARGE = (2**30,), (2**20, 2**20)  # so that whatever asks for a size finds it
 
 
 def _united(one: Any, other: Any) -> Any:

@@ -16,8 +16,8 @@ import pytest
 import optlab
 from optlab import codecs
 from optlab.algebra import lifting, noise
-from optlab.memory import kernel
-from optlab.memory.storage import _named, _Store
+from optlab.memory import kernel, steps
+from optlab.memory.slots import leaf_like
 
 SEED, STEPS = 7, 2
 STORED = [
@@ -32,7 +32,8 @@ EXACT = optlab.adamw(2**-3, b1=0.5, b2=0.5, eps=2**-10, weight_decay=2**-3)
 
 
 def leaf(tx, shape, codec=codecs.int8):
-    return _Store(tx.rule, _named(codec), 0, jax.ShapeDtypeStruct(shape, jnp.float32))
+    named = tuple(codec.items()) if isinstance(codec, dict) else (("", codec),)
+    return leaf_like(tx.rule, named, 0, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def numbers(shape, seed):
@@ -45,11 +46,11 @@ def short_numbers(shape, seed):
 
 
 def by_xla(stored, u, slots, w, t):
-    return stored._step(stored.slots, u, slots, w, t, SEED, noise.positions(u.shape))
+    return steps.whole(stored, t, SEED, u, slots, w)
 
 
 def by_kernel(stored, u, slots, w, t):
-    return stored.in_blocks(t, SEED, u, slots, w, interpret=True)
+    return steps.in_kernel(stored, t, SEED, u, slots, w, interpret=True)
 
 
 def trajectory(step, stored, shape, numbers=numbers):
@@ -76,7 +77,7 @@ def test_every_optimizer_with_slots_is_in_the_table():
 @pytest.mark.parametrize("name", STORED)
 def test_it_is_the_xla_path_to_the_bit(name):
     stored = leaf(public.build(name), (12, 256), codecs.int8 if name == "adamw" else codecs.Int8(rounding="nearest"))
-    assert stored.fits_blocks()
+    assert steps.fits_kernel(stored)
     assert same(trajectory(by_kernel, stored, (12, 256)), trajectory(by_xla, stored, (12, 256)))
 
 
@@ -112,7 +113,7 @@ def test_hyperparameters_may_be_traced_inside_it():
 @pytest.mark.parametrize("shape", [(1000,), (33, 77), (16, 3, 3), (64,), ()])
 def test_ragged_leaves_stay_with_xla(shape):
     """No block is filled up inside the kernel, so nothing beside a leaf can reach a block's maximum."""
-    assert not leaf(ADAMW, shape).fits_blocks()
+    assert not steps.fits_kernel(leaf(ADAMW, shape))
 
 
 def test_rules_that_mix_the_weights_of_a_leaf_stay_with_xla():
@@ -124,7 +125,7 @@ def test_rules_that_mix_the_weights_of_a_leaf_stay_with_xla():
 
         return optlab.Rule(update, init=lambda w: {"average": jnp.zeros_like(w)}, elementwise=False)
 
-    assert not leaf(by_norm(), (4, 256)).fits_blocks()
+    assert not steps.fits_kernel(leaf(by_norm(), (4, 256)))
 
 
 def _offset_by_one_block(stored, u, slots, w, t):
@@ -133,8 +134,8 @@ def _offset_by_one_block(stored, u, slots, w, t):
 
 
 def _same_noise_in_every_program(stored, u, slots, w, t):
-    positions = noise.positions((1, 256))
-    return stored._step(stored.slots, u, slots, w, t, SEED, jnp.broadcast_to(positions, u.shape))
+    positions = jnp.broadcast_to(noise.positions((1, 256)), u.shape)
+    return steps.of_part(stored, None, positions, t, SEED, u, slots, w)
 
 
 def _one_scale_for_the_leaf(stored, u, slots, w, t):
@@ -153,7 +154,7 @@ MUTANTS = {
     "a block further": _offset_by_one_block,
     "positions from the program's own beginning": _same_noise_in_every_program,
     "a step ahead": lambda stored, u, slots, w, t: by_kernel(stored, u, slots, w, t + 1),
-    "another seed": lambda stored, u, slots, w, t: stored.in_blocks(t, SEED + 1, u, slots, w, interpret=True),
+    "another seed": lambda stored, u, slots, w, t: steps.in_kernel(stored, t, SEED + 1, u, slots, w, interpret=True),
     "weights left out": lambda stored, u, slots, w, t: by_kernel(stored, u, slots, 0 * w, t),
     "one scale for the leaf": _one_scale_for_the_leaf,
 }
@@ -173,7 +174,7 @@ def test_it_lowers_to_triton_and_works_in_place(name):
     slots = stored.treedef.flatten_up_to(stored.init(w))
 
     def step(u, slots, w, t):
-        return stored.in_blocks(t, SEED, u, slots, w)
+        return steps.in_kernel(stored, t, SEED, u, slots, w)
 
     traced = jax.jit(step, donate_argnums=1).trace(w, slots, w, jax.ShapeDtypeStruct((), jnp.int32))
     program = traced.lower(lowering_platforms=("cuda",)).as_text()
