@@ -22,6 +22,9 @@ class Explanation:
       equations: SymPy equations in the order in which they are computed: each slot, its bias-corrected value under a
         hat where the step uses one, and the new weight. `w` is the weight before the step, `g` its gradient.
       regime: the same in words.
+      claim: where the equations hold, and what was run to check it; `str(claim)` says it in a line.
+      elsewhere: the shapes for which they don't hold, each with the explanation that does, or with the reason, in a
+        sentence, why there is none.
     """
 
     recurrence: Recurrence
