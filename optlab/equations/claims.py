@@ -13,8 +13,8 @@ class Driven:
     Attributes:
       leaves: the shapes of the weights by their paths.
       steps: of each run.
-      scales: of the gradients that were given, a run for each. In one more run gradients answer to the weights: those
-        of a quadratic.
+      scales: of the gradients that were given, one after the other in one run. In another run gradients answered to
+        the weights: those of a quadratic.
       values: of the hyperparameters that are symbols.
       together: whether the leaves were one tree; else each was run by itself, since a tree of them is refused.
     """

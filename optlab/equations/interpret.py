@@ -31,7 +31,15 @@ _SATURATED = 2**31 - 2
 
 
 class Inexpressible(ValueError):
-    """The computation can't be written as the recurrence of one weight; the message says which part of it."""
+    """The computation can't be written as the recurrence of one weight.
+
+    Attributes:
+      reason: which part of it stands in the way, without the name `of` whose computation it is.
+    """
+
+    def __init__(self, reason: str, of: str = "") -> None:
+        super().__init__(f"{of} can't be written as the recurrence of one weight: {reason}" if of else reason)
+        self.reason = reason
 
 
 def number(value: Any) -> Formula:

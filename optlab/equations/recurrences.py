@@ -132,7 +132,7 @@ def recurrence(x: Any, shown_as: Callable[[str, Schedule], Schedule], axes: int 
     with contextlib.suppress(Untraceable):
         return attempt({})
     with_default = {key: value for key, value in numbers.items() if value is not None}
-    return attempt({key: value for key, value in with_default.items() if not _may_be_traced(x, key, numbers, fixed)})
+    return attempt({key: value for key, value in with_default.items() if not _may_be_traced(x, key, numbers, fixed, axes)})
 
 
 def with_symbols(tx: Transform, names: Sequence[str], axes: int = 1) -> Recurrence:
@@ -158,8 +158,11 @@ def with_symbols(tx: Transform, names: Sequence[str], axes: int = 1) -> Recurren
     return _read(describe(tx), make, symbols.hyperparameters(values), values, {}, axes)
 
 
-def instance(x: Any, typical: Mapping[str, float]) -> tuple[str, Made, dict[str, float]]:
+def instance(x: Any, typical: Mapping[str, float], *, all_of: bool = False) -> tuple[str, Made, dict[str, float]]:
     """A transform to run, with its name: `x` itself, or what it makes of its defaults and of typical numbers.
+
+    Args:
+      all_of: whether typical numbers go before defaults.
 
     Raises:
       ValueError: an argument has neither.
@@ -173,7 +176,7 @@ def instance(x: Any, typical: Mapping[str, float]) -> tuple[str, Made, dict[str,
     for key, default in numbers.items():
         if default is None and key not in typical:
             raise ValueError(f"{name}: {key} has no default; bind it with functools.partial to run the transform")
-        if default is None:
+        if default is None or (all_of and key in typical):
             chosen[key] = typical[key]
     return name, _require_transform(name, x(**chosen)), chosen
 
@@ -230,14 +233,14 @@ def _arguments(x: Any) -> tuple[dict[str, Any], dict[str, Schedule]]:
     return numbers, schedules
 
 
-def _may_be_traced(x: Maker, key: str, numbers: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+def _may_be_traced(x: Maker, key: str, numbers: Mapping[str, Any], fixed: Mapping[str, Any], axes: int) -> bool:
     def make(values: Mapping[str, Any]) -> Made:
         defaults = {name: value for name, value in numbers.items() if value is not None}
         return x(**fixed, **{**defaults, **values})
 
     free = [key, *(name for name, value in numbers.items() if value is None)]
     try:
-        _traced(make, free, TRACED[1][0])
+        _traced(make, free, TRACED[axes][0])
     except Inexpressible:
         return False
     return True
@@ -254,6 +257,15 @@ class Letters:
 
     def __init__(self) -> None:
         self.seen: dict[str, list[Schedule]] = {}
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """Those that were given a letter, by it."""
+        return {
+            symbols.numbered(symbols.hyperparameter(name), index).name: schedule
+            for name, seen in self.seen.items()
+            for index, schedule in enumerate(seen)
+        }
 
     def __call__(self, name: str, schedule: Schedule) -> Schedule:
         seen = self.seen.setdefault(name, [])
@@ -342,7 +354,7 @@ def _read(
         firsts = reading().read(start, [*values, symbols.w], [None] * len(leaves))
         weight, slots = _read_step(reading, body, values, _blank_slots(leaves, firsts))
     except Inexpressible as error:
-        raise type(error)(f"{name} can't be written as the recurrence of one weight: {error}") from error.__cause__
+        raise type(error)(error.reason, name) from error.__cause__
     return _tidy(Recurrence(name, weight, slots, dict(letters), dict(defaults), dict(held)))
 
 
