@@ -59,7 +59,13 @@ class Runs:
 
 
 class NotRun(ValueError):
-    """The transform does not run on gradients and weights alone; the message is what it raises."""
+    """A transform does not run on gradients and weights alone; the message is what it raises.
+
+    Attributes:
+      which: of two that are run beside each other, 0 or 1.
+    """
+
+    which: int = 0
 
 
 def pieces(shapes: Sequence[Shape]) -> list[tuple[Shape, slice]]:
@@ -104,6 +110,39 @@ def drive(
         if not found or (like is not None and leaves != like.driven.leaves):
             raise NotRun(next(iter(refused.values()), "it runs on other leaves"))
         return _runs(list(found.values()), leaves, steps, values, refused, like)
+
+
+def beside(
+    transforms: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    values: tuple[Mapping[str, float], Mapping[str, float]],
+    steps: int,
+) -> tuple[Runs, Runs]:
+    """Runs of two transforms, of the same gradients and on the same leaves.
+
+    Raises:
+      NotRun: one of them does not.
+    """
+    ours = drive(transforms[0], values[0], steps)
+    try:
+        return ours, drive(transforms[1], values[1], steps, like=ours)
+    except NotRun:
+        ours = drive(transforms[0], values[0], steps, one_by_one=True)
+    try:
+        return ours, drive(transforms[1], values[1], steps, like=ours)
+    except NotRun as error:
+        error.which = 1
+        raise
+
+
+def end_of_one(tx: optax.GradientTransformation, weight: float, gradients: Sequence[float]) -> float:
+    """Where steps of the given gradients bring a leaf of one weight."""
+    with lenient_float64():
+        step = _Step(tx, {"w": (1,)}, bare=True)
+        w = np.array([weight])
+        state = step.start(w)
+        for gradient in gradients:
+            w, state = step(np.array([gradient]), state, w)
+        return float(w[0])
 
 
 def _first_line(error: Exception) -> str:

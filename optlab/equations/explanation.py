@@ -191,5 +191,4 @@ def _equations(found: Recurrence) -> tuple[Formula, ...]:
         if slot.after in hats:
             hat, divisor = hats[slot.after]
             equations.append(sp.Eq(hat, slot.after / divisor, evaluate=False))
-    weight = sp.Symbol("w_t", real=True)
-    return (*equations, sp.Eq(weight, with_hats(found.weight, hats), evaluate=False))
+    return (*equations, sp.Eq(symbols.next_weight, with_hats(found.weight, hats), evaluate=False))

@@ -92,6 +92,11 @@ class Recurrence:
         """What the slots become, and the new weight."""
         return (*(slot.new for slot in self.slots), self.weight)
 
+    @property
+    def step(self) -> tuple[tuple[sp.Symbol, Formula], ...]:
+        """What is computed one after the other: the slots, and the weight after the step."""
+        return (*((slot.after, slot.new) for slot in self.slots), (symbols.next_weight, self.weight))
+
     def subs(self, replacements: Mapping[Formula, Any]) -> "Recurrence":
         """The recurrence with symbols of the hyperparameters replaced."""
         slots = tuple(
