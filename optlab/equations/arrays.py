@@ -46,7 +46,9 @@ class Program:
         """Appends the instructions of a jaxpr whose arguments stand in `inputs`; the registers of its results."""
         jaxpr = closed.jaxpr
         places: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
-        places |= {var: self._register(widened(value)) for var, value in zip(jaxpr.constvars, closed.consts, strict=True)}
+        places |= {
+            var: self._register(widened(value)) for var, value in zip(jaxpr.constvars, closed.consts, strict=True)
+        }
 
         def place_of(atom: Any) -> int:
             return self._register(widened(atom.val)) if isinstance(atom, core.Literal) else places[atom]
@@ -85,6 +87,9 @@ def _meaning(equation: Any) -> Function:
         return lambda which, *operands: branches[int(np.clip(which, 0, len(branches) - 1))](*operands)
     if name == "optimization_barrier":
         return lambda *arrays: arrays
+    if name == "dot_general" and not params["dimension_numbers"][1][0]:
+        contracted = params["dimension_numbers"][0]
+        return lambda a, b: (np.tensordot(a, b, axes=(contracted[0], contracted[1])),)
     whole = any(jnp.issubdtype(var.aval.dtype, jnp.integer) for var in equation.outvars)
     if name in _ON_ARRAYS and not (whole and name in _OTHERWISE_ON_INTEGERS):
         function = functools.partial(_ON_ARRAYS[name], **{key: params[key] for key in _PARAMETERS.get(name, ())})

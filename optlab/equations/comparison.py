@@ -98,11 +98,13 @@ class Comparison:
             lines += [f"  at {kinds(self.shapes)}"] if self.shapes else []
         else:
             lines = [f"different: {a} and {b} part at step {self.first_step}"]
-        lines += [f"  {kinds([shape])} part at step {step}" for shape, step in self.apart.items()]
+        for step in sorted(set(self.apart.values())):
+            together = [shape for shape, parted_at in self.apart.items() if parted_at == step]
+            lines.append(f"  {kinds(together)} part at step {step}")
         if self.apart and self.shapes:
             lines.append(f"  no difference seen at {kinds(self.shapes)}")
         if self.driven is not None:
-            lines.append(f"  in numbers: {self.driven}")
+            lines.append(f"  driven: {self.driven}")
         if self.difference is not None:
             lines.append(f"  difference: {_shown(self.difference)}")
         if self.order:
@@ -124,8 +126,8 @@ def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Compari
     Both are unrolled from their starting states with symbols for the gradients; hyperparameters of one name are one
     symbol, and one that only one of both has stands at its default. Equality is proved by normal forms; a difference
     is found in numbers of 40 digits, so that it can't be rounding. Equations are of a vector: that both optimizers
-    follow theirs is checked on runs of leaves of several shapes, longer than what was proved, and these are held against
-    each other too. So `equal` is said of the shapes that are named, and of nothing else.
+    follow theirs is checked on runs of leaves of several shapes, longer than what was proved, and these are held
+    against each other too. So `equal` is said of the shapes that are named, and of nothing else.
 
     Args:
       a, b: transforms, or functions that make them; see `explain`.
@@ -344,7 +346,8 @@ def _is_seen(witness: Witness, transforms: tuple[Any, Any], read: tuple[Recurren
     for x, one in zip(transforms, read, strict=True):
         at = {name: witness.values.get(symbols.unicode(symbol)) for name, symbol in one.hyperparameters.items()}
         try:
-            _, tx, _ = instance(x, {name: value for name, value in at.items() if value is not None}, all_of=True)
+            with lenient_float64():
+                _, tx, _ = instance(x, {name: value for name, value in at.items() if value is not None}, all_of=True)
             ends.append(end_of_one(tx, witness.weight, witness.gradients))
         except Exception:  # of whatever kind, there is nothing to see
             return False
@@ -361,7 +364,8 @@ def _held_against_runs(
       seen: whether the transforms show the difference that was found.
     """
     try:
-        made = [instance(x, values, all_of=True) for x, values in zip(transforms, _shared_values(read), strict=True)]
+        with lenient_float64():
+            made = [instance(x, values, all_of=True) for x, values in zip(transforms, _shared_values(read), strict=True)]
         runs = beside((made[0][1], made[1][1]), _shared_values(read), max(STEPS, 3 * found.steps))
     except Exception as error:  # of whatever kind, they do not run
         return dataclasses.replace(found, method="equations", notes=(*found.notes, f"not run: {error}"))
@@ -424,8 +428,10 @@ def _in_numbers(a: Any, b: Any, steps: int, reason: str) -> Comparison:
     """Runs beside each other, of transforms of which one has no equations."""
     with lenient_float64():
         made = [instance(x, TYPICAL) for x in (a, b)]
-    notes = [f"in numbers alone, since {reason}"]
-    notes += [f"{key} of {name} at {printing.decimal(value)}" for name, _, values in made for key, value in values.items()]
+    notes = [f"without equations, since {reason}"]
+    notes += [
+        f"{key} of {name} at {printing.decimal(value)}" for name, _, values in made for key, value in values.items()
+    ]
     try:
         runs = beside((made[0][1], made[1][1]), (made[0][2], made[1][2]), max(STEPS, 3 * steps))
     except NotRun as error:

@@ -197,7 +197,7 @@ def _runs(
     like: Runs | None,
 ) -> Runs:
     size = sum(part.size for part in parts)
-    start, given, answer = _draw(size, steps)
+    start, given, answer = draw(size, steps)
     gradients = [lambda step, weights: given[step], answer]
     if like is not None:
         gradients = [lambda step, weights, run=run: run.gradients[step] for run in like.runs]
@@ -210,7 +210,7 @@ Gradient = Callable[[int, np.ndarray], np.ndarray]
 
 
 @functools.cache
-def _draw(size: int, steps: int) -> tuple[np.ndarray, np.ndarray, Gradient]:
+def draw(size: int, steps: int) -> tuple[np.ndarray, np.ndarray, Gradient]:
     """Where all runs start; gradients to be given, of sizes around each of `SCALES` in turn, and some of them zero;
     and those of `sum(c*(w - target)**2)/2`, the curvature `c` another one for every weight.
     """

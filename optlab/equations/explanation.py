@@ -12,9 +12,10 @@ from optlab.equations.claims import Claim, Shape, kinds
 from optlab.equations.driving import TYPICAL, Runs, drive
 from optlab.equations.hats import corrections, with_hats
 from optlab.equations.interpret import Formula, Inexpressible
-from optlab.equations.prediction import Schedules, check
+from optlab.equations.prediction import Schedules, by_step, check
 from optlab.equations.recurrences import Letters, Recurrence, instance, recurrence, with_symbols
 from optlab.equations.regime import Regime, regime_of
+from optlab.outside.peers import lenient_float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _read(x: Any, axes: int) -> _Read:
     letters = Letters()
     found = recurrence(x, letters, axes)
     told = with_symbols(x, ("learning_rate", "weight_decay"), axes) if isinstance(x, Transform) else found
-    return _Read(found, told, letters.schedules)
+    return _Read(found, told, {letter: by_step(schedule) for letter, schedule in letters.schedules.items()})
 
 
 def _driven(x: Any, read: _Read) -> Runs:
@@ -151,7 +152,8 @@ def _driven(x: Any, read: _Read) -> Runs:
     for typical in (unnamed | read.found.defaults | TYPICAL, unnamed | TYPICAL | read.found.defaults):
         values = {name: typical[name] for name in names}
         try:
-            _, tx, _ = instance(x, values, all_of=True)
+            with lenient_float64():
+                _, tx, _ = instance(x, values, all_of=True)
             return drive(tx, values)
         except Exception as error:
             reason = error

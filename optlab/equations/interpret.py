@@ -137,9 +137,7 @@ class Reading:
             shape = getattr(var.aval, "shape", ())
             if math.prod(shape) not in (1, self.size):
                 made = "(" + ", ".join("N" if size == self.size else str(size) for size in shape) + ")"
-                raise Inexpressible(
-                    f"{equation.primitive.name}: makes an array of shape {made} of a leaf of N weights"
-                )
+                raise Inexpressible(f"{equation.primitive.name}: makes an array of shape {made} of a leaf of N weights")
         if equation.primitive.name == "transpose":
             (var,), order = equation.invars, equation.params["permutation"]
             if (moved := [axis for axis in order if var.aval.shape[axis] > 1]) != sorted(moved):
@@ -263,7 +261,9 @@ def _function_of_size(value: float, other: float, sizes: Sizes) -> Formula:
     for power in (1, -1, 2, -2):
         bases = [abs(x) ** (1 / power) if x else math.nan for x in (value, other)]
         beside = bases[0] - sizes[0]
-        if math.isclose(beside, bases[1] - sizes[1], abs_tol=1e-3) and math.isclose(beside, round(beside), abs_tol=1e-3):
+        if math.isclose(beside, bases[1] - sizes[1], abs_tol=1e-3) and math.isclose(
+            beside, round(beside), abs_tol=1e-3
+        ):
             return sp.sign(value) * (n + round(beside)) ** power
     if value * other > 0:
         ratio = math.log(value / other) / math.log(sizes[0] / sizes[1])
@@ -271,7 +271,9 @@ def _function_of_size(value: float, other: float, sizes: Sizes) -> Formula:
         factors = [x / size ** float(power) for x, size in zip((value, other), sizes, strict=True)]
         if math.isclose(*factors, rel_tol=1e-6):
             return number(np.float32(factors[0])) * n**power
-    raise Inexpressible(f"a constant depends on the number of weights: {value:g} of {sizes[0]}, {other:g} of {sizes[1]}")
+    raise Inexpressible(
+        f"a constant depends on the number of weights: {value:g} of {sizes[0]}, {other:g} of {sizes[1]}"
+    )
 
 
 class Truth(sp.Symbol):

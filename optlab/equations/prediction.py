@@ -12,21 +12,25 @@ from sympy.core.function import AppliedUndef
 
 from optlab.equations.arrays import Program
 from optlab.equations.claims import Claim, Shape
-from optlab.equations.driving import Run, Runs, first_apart, parted
+from optlab.equations.driving import Run, Runs, draw, first_apart, parted, pieces
 from optlab.equations.interpret import Formula, largest, n, over_weights
+from optlab.equations.numeric import SCHEDULE
 from optlab.equations.printing import text
-from optlab.equations.recurrences import Slot
+from optlab.equations.recurrences import Recurrence, Slot
 from optlab.outside.peers import lenient_float64
 
 TOLERANCE = 1e-7
+SIZE, STEPS = 5, 24
+"""Of the vector that is looked at along a run."""
+
 MOST_SUMS = 3
 """Up to so many sums, each is tried over each leaf and over all leaves; more go together."""
 
 Step = tuple[tuple[sp.Symbol, Formula], ...]
 """What is computed one after the other in a step: symbols and their expressions, the new weight last."""
 
-Schedules = Mapping[str, Callable[[Any], Any]]
-"""Functions of the count of steps by their letters."""
+Schedules = Mapping[str, Callable[[float], float]]
+"""Functions of the step, from 1, by their letters."""
 
 _OVER = {"each leaf": "leaf", "all leaves": "tree"}
 
@@ -37,7 +41,7 @@ def check(
     """Which leaves of the runs the equations predict, with sums over each leaf or over all of them."""
     claims = []
     for sums in _scopes(step, slots, runs.driven.together):
-        predict = _Prediction(step, slots, values, schedules, runs, sums)
+        predict = _Prediction(step, slots, values, schedules, runs.driven.shapes, sums)
         claims.append(_claim(predict, runs, _in_words(sums)))
         if not claims[-1].differs:
             break
@@ -85,17 +89,17 @@ class _Prediction:
         slots: Sequence[Slot],
         values: Mapping[sp.Symbol, float],
         schedules: Schedules,
-        runs: Runs,
+        shapes: Sequence[Shape],
         sums: Mapping[Formula, str],
     ) -> None:
         self.slots = slots
-        places = [place for _, place in runs.pieces]
+        places = [place for _, place in pieces(shapes)]
         sizes = [place.stop - place.start for place in places]
         self.constants: dict[str, Any] = {symbol.name: value for symbol, value in values.items()}
         self.constants |= {"N_leaf": np.repeat(sizes, sizes).astype(float), "N_tree": float(sum(sizes))}
         starts = [place.start for place in places]
         functions: dict[str, Any] = {"zoo": np.nan}
-        functions |= {f"at_{name}": _by_step(schedule) for name, schedule in schedules.items()}
+        functions |= {f"at_{name}": by_step for name, by_step in schedules.items()}
         for name, ufunc in (("total", np.add), ("largest", np.maximum)):
             functions[f"{name}_tree"] = lambda x, ufunc=ufunc: ufunc.reduce(np.broadcast_to(x, sum(sizes)))
             functions[f"{name}_leaf"] = lambda x, ufunc=ufunc: np.repeat(
@@ -105,7 +109,7 @@ class _Prediction:
         self.first = [(slot.before.name, *compiled(slot.first)) for slot in slots]
         self.step = [(symbol.name, *compiled(expression)) for symbol, expression in step]
 
-    def __call__(self, run: Run) -> np.ndarray:
+    def __call__(self, run: Run, watch: Callable[[Mapping[str, Any]], None] = lambda known: None) -> np.ndarray:
         known = self.constants | {"w": run.weights[0], "w_0": run.weights[0]}
         weights = np.empty_like(run.weights)
         weights[0] = run.weights[0]
@@ -114,6 +118,7 @@ class _Prediction:
             for number, gradient in enumerate(run.gradients, start=1):
                 known |= {"t": float(number), "g": gradient}
                 self._evaluate(self.step, known)
+                watch(known)
                 known["w"] = weights[number] = known[self.step[-1][0]]
                 known |= {slot.before.name: known[slot.after.name] for slot in self.slots}
         return weights
@@ -121,6 +126,20 @@ class _Prediction:
     def _evaluate(self, steps: Sequence[tuple[str, list[str], Any]], known: dict[str, Any]) -> None:
         for name, needed, function in steps:
             known[name] = function(*(known[key] for key in needed))
+
+
+def along(found: Recurrence, values: Mapping[sp.Symbol, float], expression: Formula) -> np.ndarray:
+    """The values of an expression of the step along a run of one vector, a row for each step."""
+    start, given, _ = draw(SIZE, STEPS)
+    watched = sp.Dummy("watched")
+    step = (*found.step[:-1], (watched, expression), found.step[-1])
+    functions = {f for e in (*found.expressions, expression) for f in e.atoms(AppliedUndef)}
+    totals = {f: "each leaf" for f in functions if isinstance(f, over_weights | largest)}
+    schedules = {f.func.__name__: lambda step: SCHEDULE for f in functions - totals.keys()}
+    predict = _Prediction(step, found.slots, values, schedules, [(SIZE,)], totals | {n: "each leaf"})
+    seen: list[Any] = []
+    predict(Run(np.broadcast_to(start, (STEPS + 1, SIZE)), given), lambda known: seen.append(known[watched.name]))
+    return np.array([np.broadcast_to(x, SIZE) for x in seen])
 
 
 def _compiled(sums: Mapping[Formula, str], functions: Mapping[str, Any], expression: Formula) -> tuple[list[str], Any]:
@@ -143,7 +162,7 @@ def _compiled(sums: Mapping[Formula, str], functions: Mapping[str, Any], express
     return [name.name for name in names], sp.lambdify(names, plain, modules=[functions, "numpy"])
 
 
-def _by_step(schedule: Callable[[Any], Any]) -> Callable[[float], float]:
+def by_step(schedule: Callable[[Any], Any]) -> Callable[[float], float]:
     """A schedule as a function of the step from 1, without its casts, remembered."""
     with lenient_float64():
         program = Program(jax.make_jaxpr(schedule)(jax.ShapeDtypeStruct((), np.dtype("int32"))))

@@ -137,7 +137,9 @@ def recurrence(x: Any, shown_as: Callable[[str, Schedule], Schedule], axes: int 
     with contextlib.suppress(Untraceable):
         return attempt({})
     with_default = {key: value for key, value in numbers.items() if value is not None}
-    return attempt({key: value for key, value in with_default.items() if not _may_be_traced(x, key, numbers, fixed, axes)})
+    return attempt(
+        {key: value for key, value in with_default.items() if not _may_be_traced(x, key, numbers, fixed, axes)}
+    )
 
 
 def with_symbols(tx: Transform, names: Sequence[str], axes: int = 1) -> Recurrence:
