@@ -20,7 +20,7 @@ import optax
 
 from optlab.memory import codecs
 from optlab.memory.storage import store
-from optlab.optimizers.families import adamw
+from optlab.optimizers import adamw
 from optlab.training.step import train_step
 
 HYPERPARAMS = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
