@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from optlab.algebra.operands import Number
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -66,6 +68,8 @@ def check(owner: str, name: str, value: Any, allowed: Range | None = None) -> No
       TypeError: not a number (nor a schedule, where one is allowed).
       ValueError: an array that is not a real scalar, or a concrete value out of range.
     """
+    if isinstance(value, Number):  # checked when it was a float
+        return
     allowed = allowed or RANGES[name]
     wanted = f"{owner}: {name} must be {allowed.text}"
     if callable(value):
@@ -139,7 +143,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 def like(value: Any, u: jax.Array) -> Any:
     """The hyperparameter `value` in the dtype of `u`; Python numbers stay as they are, weakly typed."""
-    return value if isinstance(value, float | int) else jnp.asarray(value).astype(u.dtype)
+    return value if isinstance(value, float | int | Number) else jnp.asarray(value).astype(u.dtype)
 
 
 class Schedule(NamedTuple):
