@@ -12,6 +12,7 @@ from optlab.algebra.hyperparameters import canonical, check
 from optlab.algebra.transform import Transform
 from optlab.decay.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.lab.cores import CORES, hyperparameters
+from optlab.lab.errors import StudyError
 from optlab.lab.schedules import SCHEDULES, schedule
 from optlab.lab.tasks import TASKS, Task
 
@@ -20,10 +21,6 @@ BUNDLED = Path(__file__).parent / "studies"
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-
-
-class StudyError(ValueError):
-    """A study that can't be run as asked; the message is one line for the user."""
 
 
 class Structure(NamedTuple):
