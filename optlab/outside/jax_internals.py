@@ -1,0 +1,61 @@
+"""What is used of JAX that it does not promise to keep: each reach with its reason, so that a new JAX is work in one file.
+
+Nothing else in optlab imports `jax.core`, `jax.extend`, `jax.interpreters` or `jax._src`, knows a primitive by its name
+to lower it, or reads what JAX writes in its messages (a test reads the imports). The names of the primitives whose
+meaning `equations.interpret` knows stand there, beside the meanings: those are its subject.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.core import ShapedArray, Tracer
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, Var, jaxpr_as_fun
+
+__all__ = [
+    "ClosedJaxpr",
+    "Jaxpr",
+    "Literal",
+    "Primitive",
+    "ShapedArray",
+    "Var",
+    "equations_within",
+    "is_traced",
+    "jaxpr_as_fun",
+    "on_every_trace",
+    "speaks_of_donation",
+]
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is not known before the program runs; `jax.core` alone has a name for the type of such values."""
+    return isinstance(value, Tracer)
+
+
+def equations_within(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a jaxpr and of those that stand in their parameters; JAX has no public walk."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                below = getattr(inner, "jaxpr", inner)
+                if hasattr(below, "eqns"):
+                    yield from equations_within(below)
+
+
+def on_every_trace(callback: Callable[[], None]) -> None:
+    """Calls `callback` after everything that JAX traces from now on.
+
+    JAX reports events by name and has no list of the names; a listener can't be taken away before jax 0.9.
+    """
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event.endswith("jaxpr_trace_duration"):
+            callback()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+def speaks_of_donation(error: BaseException) -> bool:
+    """Whether JAX complains of an array that was donated, or is there twice: it has no type for that, only words."""
+    return any(word in str(error) for word in ("donate", "deleted"))
