@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from optlab.bench.provenance import setting
-from optlab.lab.engine import Start, measure, run, start
+from optlab.lab.engine import run
+from optlab.lab.one_run import Start, measure, start
 from optlab.lab.study import Study
 from optlab.lab.tasks import Task
 

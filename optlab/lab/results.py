@@ -11,8 +11,9 @@ import xarray as xr
 from scipy import stats
 
 from optlab.lab import record
-from optlab.lab.folder import replace
-from optlab.lab.study import Structure, Study, StudyError
+from optlab.lab.errors import StudyError
+from optlab.lab.files import replace
+from optlab.lab.study import Structure, Study
 from optlab.lab.tasks import Task
 
 FILE = "results.nc"

@@ -16,6 +16,7 @@ from optlab.algebra.combinators import chain, require_transform
 from optlab.algebra.hyperparameters import canonical, check
 from optlab.algebra.transform import Transform
 from optlab.decay.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
+from optlab.lab.errors import StudyError
 from optlab.lab.schedules import SCHEDULES, schedule
 from optlab.lab.tasks import TASKS, Task
 from optlab.optimizers.cores import CORES, hyperparameters
@@ -43,10 +44,6 @@ _CORES = {
     "nadamw": "the core nadam with the site update",
     "sgdw": "the core heavy_ball with the site update",
 }
-
-
-class StudyError(ValueError):
-    """A study that can't be run as asked; the message is one line for the user."""
 
 
 class Structure(NamedTuple):

@@ -13,7 +13,9 @@ import tiny
 import optlab
 from optlab import cli, scale_by_rms, sgd
 from optlab.lab import engine, report, results
-from optlab.lab.study import BUNDLED, Study, StudyError, find, read
+from optlab.lab.errors import StudyError
+from optlab.lab.progress import Progress
+from optlab.lab.study import BUNDLED, Study, find, read
 from optlab.lab.tasks import TASKS
 from optlab.optimizers.cores import CORES
 
@@ -309,7 +311,7 @@ def test_a_study_that_was_stopped_goes_on_and_tells_machines(
 ) -> None:
     out = tmp_path / "out"
 
-    def stop(progress: engine.Progress) -> None:
+    def stop(progress: Progress) -> None:
         if progress.done == 4:
             raise KeyboardInterrupt
 
