@@ -139,10 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _named(name: str) -> Any:
+    import optlab
     from optlab.outside.names import UnknownName, resolve
 
     try:
-        return resolve(name)
+        return resolve(name, optlab)
     except UnknownName as error:
         raise UsageError(str(error)) from None
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from optlab.algebra.operands import Number
+from optlab.outside.jax_internals import is_traced
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,10 +43,6 @@ RANGES = {
     "weight_decay": RATE,
     "learning_rate": RATE,
 }
-
-
-def is_traced(value: Any) -> bool:
-    return isinstance(value, Tracer)
 
 
 def canonical(value: Any) -> Any:

@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType
 
-from optlab.algebra import trees
+from optlab.algebra import placing, trees
 from optlab.algebra.hyperparameters import Schedule
 from optlab.algebra.operands import Recipe, Table, values
+from optlab.outside import optax_internals
+from optlab.outside.jax_internals import is_traced
 
 Slots = dict[str, Any]
 
@@ -104,18 +107,20 @@ class LeafError(ValueError):
 
 def init(program: Program, params: Any) -> State:
     """The state of a transform of `params`, one leaf after the other."""
+    if optax_internals.stands_for_params(params):
+        return State(jnp.zeros((), jnp.int32), _places_of(program, params))
     leaves, treedef = jax.tree.flatten(params)
-    layout = _slot_layout(program, leaves)
     all_bits = _mask_bits(program, params)
     operands = tuple(value.function if isinstance(value, Schedule) else value for value in program.operands)
     rules = {bits: program.skeleton.rule(program.numbers, operands, bits) for bits in set(all_bits)}
-    rows: list[list[Any]] = []
+    of_leaves: list[Slots] = []
     try:
         for w, bits in zip(leaves, all_bits, strict=True):
-            rows.append(layout.flat(rules[bits].init(widened(w))))
+            of_leaves.append(placed_like(w, rules[bits].init(widened(w))))
     except LeafError as error:
-        raise ValueError(f"{program.name}: params at {trees.path_of(params, len(rows))}: {error}") from None
-    return State(jnp.zeros((), jnp.int32), layout.trees(treedef, rows))
+        raise ValueError(f"{program.name}: params at {trees.path_of(params, len(of_leaves))}: {error}") from None
+    layout = _slot_layout(program, leaves)
+    return State(jnp.zeros((), jnp.int32), layout.trees(treedef, list(map(layout.flat, of_leaves))))
 
 
 def update(program: Program, updates: Any, state: State, params: Any) -> tuple[Any, State]:
@@ -158,9 +163,9 @@ class _Kernel:
         self._skeleton, self._layout, self._bits = skeleton, layout, bits
         self._recipes: dict[Any, Sequence[Recipe] | None] = {}
         self._values = functools.lru_cache(maxsize=64)(self._values_of)
-        self._of_all = jax.jit(lambda values, *leaf: self._update(Table((), values).numbers(count), *leaf))
+        self._of_all = jax.jit(_anywhere(lambda values, *leaf: self._update(Table((), values).numbers(count), *leaf)))
         self._of_these = functools.lru_cache(maxsize=64)(
-            lambda numbers: jax.jit(functools.partial(self._update, numbers))
+            lambda numbers: jax.jit(_anywhere(functools.partial(self._update, numbers)))
         )
 
     def __call__(self, numbers: tuple[float, ...], *leaf: Any) -> tuple[jax.Array, list[Any]]:
@@ -168,16 +173,16 @@ class _Kernel:
         types = tuple(map(jax.typeof, jax.tree.leaves(leaf[1:4])))
         if types not in self._recipes:
             self._recipes[types] = self._recipes_of(numbers, *leaf)
-        values = self._values(numbers, types, jax.config.jax_enable_x64)
+        values = self._values(numbers, types, jax.config.read("jax_enable_x64"))
         return self._of_these(numbers)(*leaf) if values is None else self._of_all(values, *leaf)
 
     def _recipes_of(self, numbers: tuple[float, ...], *leaf: Any) -> Sequence[Recipe] | None:
         """What a program for all numbers is given in their place; None if there can't be one."""
         table = Table(numbers)
         try:
-            jax.eval_shape(functools.partial(self._update, table.numbers(len(numbers))), *leaf)
+            jax.eval_shape(_anywhere(functools.partial(self._update, table.numbers(len(numbers)))), *leaf)
         except Exception:  # whatever the rule needs the float itself for; its own errors are said by the second trace
-            jax.eval_shape(functools.partial(self._update, numbers), *leaf)
+            jax.eval_shape(_anywhere(functools.partial(self._update, numbers)), *leaf)
             return None
         return table.recipes
 
@@ -199,6 +204,16 @@ class _Kernel:
         u = u.astype(dtype)
         out, slots = applied(rule, u, _own_slots(jax.eval_shape(rule.init, u), slots), w, t)
         return out, self._layout.flat(slots)
+
+
+def _anywhere(update: Callable[..., Any]) -> Callable[..., Any]:
+    """The update of a leaf, whatever lies how on a mesh: its update as that which came, slots as they were."""
+
+    def like(*leaf: Any) -> Any:
+        *_, u, flat_slots, _, _, _ = leaf
+        return u, list(flat_slots)
+
+    return placing.wherever_they_lie(update, like)
 
 
 _kernel = functools.lru_cache(maxsize=4096)(_Kernel)
@@ -311,6 +326,29 @@ def widened(w: Any) -> Any:
     return w.astype(wide(w.dtype))
 
 
+def placed_like(w: Any, slots: Slots) -> Slots:
+    """The slots, those shaped like the weight on the devices where it lies, in a trace too.
+
+    There a constant lies nowhere, and a compiler that is left alone puts it on one device. What is computed of the
+    weight lies where that does, whatever the mesh and its axes: a zero made of it is subtracted, which no bit changes.
+    """
+    if not is_traced(w) or not _lies_on_a_mesh(w):
+        return slots
+    zero = (w == w) & (w != w)  # whatever the weight is, NaN too
+
+    def placed(x: Any) -> Any:
+        x = jnp.asarray(x)
+        return x - zero.astype(x.dtype) if x.shape == w.shape and jnp.issubdtype(x.dtype, jnp.number) else x
+
+    return jax.tree.map(placed, slots)
+
+
+def _lies_on_a_mesh(w: Any) -> bool:
+    """Whether there is a mesh, of axes that JAX looks after; inside `shard_map` a leaf is one shard already."""
+    mesh = jax.typeof(w).sharding.mesh
+    return not mesh.empty and AxisType.Manual not in mesh.axis_types
+
+
 # Slots --------------------------------------------------------------------------------------------------------------
 
 
@@ -352,6 +390,22 @@ def _cached_slot_layout(
 
     every = functools.reduce(_united, map(slots, sorted(shapes)))
     return Layout(jax.tree.structure(every, is_leaf=trees.is_masked))
+
+
+def _places_of(program: Program, params: Any) -> Slots:
+    """`params` in the place of every slot that has a number for each weight; a leaf, which is no weight, in others."""
+    operands = tuple(value.function if isinstance(value, Schedule) else value for value in program.operands)
+    rule = program.skeleton.rule(program.numbers, operands, (True,) * len(program.masks))
+    layout = _slot_layout(program, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in _LARGE])
+    of_weights = [True] * layout.structure.num_leaves
+    for shape in _LARGE:
+        slots = layout.flat(jax.eval_shape(rule.init, jax.ShapeDtypeStruct(shape, jnp.float32)))
+        alike = [trees.is_masked(slot) or slot.shape == shape for slot in slots]
+        of_weights = [before and now for before, now in zip(of_weights, alike, strict=True)]
+    return layout.structure.unflatten([params if holds else 0 for holds in of_weights])
+
+
+_LARGE = (2**30,), (2**20, 2**20)  # so that whatever asks for a size finds it
 
 
 def _united(one: Any, other: Any) -> Any:

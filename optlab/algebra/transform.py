@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from optlab.algebra import hyperparameters, lifting, noise
+from optlab.outside import optax_internals
 
 P = ParamSpec("P")
 
@@ -111,7 +112,7 @@ def name_of(part: optax.GradientTransformation) -> str:
     """The name of a transform; for one of optax's, that of the function whose closure its update is."""
     if isinstance(part, Transform):
         return part.name
-    return getattr(part.update, "__qualname__", "transform").split(".")[0]
+    return optax_internals.title(part)
 
 
 def _arguments(tx: Transform) -> list[str]:
@@ -133,9 +134,7 @@ def literal(value: Any) -> str:
         return f"<traced {value.dtype}>"
     if isinstance(value, jax.Array) and value.shape == ():
         return f"jnp.{value.dtype}({value.item()!r})"
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return repr(value)
+    return (optax_internals.path_of(value) if callable(value) else None) or repr(value)
 
 
 def frozen(value: Any) -> Hashable:

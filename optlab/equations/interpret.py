@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import sympy as sp
-from jax.extend import core as extended
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
+
+from optlab.outside import jax_internals as extended
 
 Formula = Any
 """A SymPy expression or truth; SymPy's own annotations don't say which attributes it has."""

@@ -8,18 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
 import sympy as sp
-from jax.extend import core
 
 from optlab.algebra import hyperparameters
 from optlab.algebra.transform import Transform, describe, rebuild
 from optlab.equations import symbols
 from optlab.equations.interpret import SIZE, Formula, Inexpressible, Reading, t, where
 from optlab.memory.storage import unstored
+from optlab.outside import jax_internals as core
 from optlab.outside.peers import lenient_float64
 
 
@@ -236,7 +235,7 @@ def _may_be_traced(x: Maker, key: str, numbers: Mapping[str, Any], fixed: Mappin
 # Schedules ----------------------------------------------------------------------------------------------------------
 
 _schedule = core.Primitive("schedule")
-_schedule.def_abstract_eval(lambda count, *, letter: jax.core.ShapedArray((), jnp.dtype("float64")))
+_schedule.def_abstract_eval(lambda count, *, letter: core.ShapedArray((), jnp.dtype("float64")))
 
 
 class Letters:
