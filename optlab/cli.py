@@ -202,7 +202,8 @@ def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
     _needs("lab", "study")
     _without_windows()
     from optlab.lab import display, engine, report
-    from optlab.lab.study import StudyError, find, read
+    from optlab.lab.errors import StudyError
+    from optlab.lab.study import find, read
 
     changes = ("sites", "learning_rates", "weight_decays", "seeds", "steps", "memory")
     asked = {name: getattr(options, name) for name in changes if getattr(options, name) is not None}
@@ -316,7 +317,7 @@ def _report(options: argparse.Namespace, argv: Sequence[str]) -> None:
     _needs("lab", "report")
     _without_windows()
     from optlab.lab import report, results
-    from optlab.lab.study import StudyError
+    from optlab.lab.errors import StudyError
 
     path = options.results / results.FILE if options.results.is_dir() else options.results
     folder = options.output or path.parent
@@ -336,7 +337,7 @@ def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
             options.json.open("a").close()
         except OSError as error:
             raise UsageError(f"{options.json} can't be written: {error.strerror}") from None
-    from optlab.bench.steps import PARTS, measure, table
+    from optlab.bench import PARTS, measure, table
 
     if unknown := [part for part in options.parts if part not in (*PARTS, "study")]:
         raise UsageError(f"there is no part {unknown[0]!r}; give some of {', '.join(PARTS)}, study")

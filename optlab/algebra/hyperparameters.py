@@ -50,7 +50,10 @@ def canonical(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of a whole number
+            return math.inf if value == abs(value) else -math.inf
     return value
 
 

@@ -2,7 +2,8 @@
 
 try:
     from optlab.lab.engine import run
-    from optlab.lab.study import Study, StudyError, read
+    from optlab.lab.errors import StudyError
+    from optlab.lab.study import Study, read
     from optlab.lab.tasks import TASKS, Split, Task, supervised
 except ModuleNotFoundError as error:
     message = f"optlab.lab needs {error.name}: pip install 'optlab[lab]'"

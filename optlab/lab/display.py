@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from optlab.lab.engine import Progress
+from optlab.lab.progress import Progress
 
 Show = Callable[[Progress], None]
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and the finished chunks of a study that is under way."""
+"""The finished chunks of a study that is under way."""
 
 import io
 import json
@@ -10,42 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from optlab.lab.study import StudyError
+from optlab.lab.errors import StudyError
+from optlab.lab.files import replace
 
 FOLDER = "unfinished"
 _HEADER = "study.json"
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file that is whole or not there, whatever happens meanwhile; what was there stays until it is.
-
-    Raises:
-      StudyError: the file can't be written; nothing of it is left.
-    """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            with unfinished.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-            _sync_folder(path.parent)
-        except OSError:
-            unfinished.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StudyError(f"{path} can't be written: {error.strerror}") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Puts the names in `folder` on the disk too, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class Store:

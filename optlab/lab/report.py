@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from optlab.lab import figures, results, tooltips
 from optlab.lab.derivations import from_text
-from optlab.lab.folder import Store, replace
-from optlab.lab.study import StudyError
+from optlab.lab.errors import StudyError
+from optlab.lab.files import replace
+from optlab.lab.folder import Store
 
 FIGURES: dict[str, Callable[..., Figure | None]] = {
     "maps": figures.maps,

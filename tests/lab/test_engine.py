@@ -22,9 +22,14 @@ import tiny
 import xarray as xr
 
 from optlab.bench import grid as bench
-from optlab.lab import engine, results
-from optlab.lab.engine import NEVER, Shape, run
-from optlab.lab.study import Structure, Study, StudyError, read
+from optlab.lab import engine, kept, one_run, plan, programs, provenance, results
+from optlab.lab.engine import run
+from optlab.lab.errors import StudyError
+from optlab.lab.one_run import NEVER
+from optlab.lab.plan import Shape
+from optlab.lab.programs import Programs
+from optlab.lab.progress import Progress
+from optlab.lab.study import Structure, Study, read
 from optlab.lab.tasks import TASKS, Task
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -32,11 +37,11 @@ pytestmark = pytest.mark.xdist_group("engine")
 SMALL = dataclasses.replace(tiny.STUDY, sites=("update",), learning_rates=(0.3, 30.0), seeds=2)
 
 
-_START = engine.start
+_START = one_run.start
 
 
 @functools.cache
-def _compiled_once(study: Study, task: Task, devices: tuple[Any, ...], real: Any = engine.Programs) -> engine.Programs:
+def _compiled_once(study: Study, task: Task, devices: tuple[Any, ...], real: Any = Programs) -> Programs:
     del devices
     return real(study, task)
 
@@ -118,28 +123,28 @@ def test_every_run_is_the_one_by_hand(whole: xr.Dataset) -> None:
     assert not whole.diverged.sel(learning_rate=[0.01, 0.3]).any()
 
 
-def _blind(task: Any, *more: Any, real: Any = engine.advance) -> Any:
+def _blind(task: Any, *more: Any, real: Any = one_run.advance) -> Any:
     return real(dataclasses.replace(task, divergence=np.inf), *more)
 
 
-def _late(*arguments: Any, real: Any = engine._checked) -> Any:
+def _late(*arguments: Any, real: Any = one_run._checked) -> Any:
     *first, updates = arguments
     return real(*first, updates + 1)
 
 
-def _from_zero(*arguments: Any, real: Any = engine.advance) -> Any:
+def _from_zero(*arguments: Any, real: Any = one_run.advance) -> Any:
     return real(*arguments[:-1], jnp.int32(0))
 
 
-def _forgetful(task: Any, treated: Any, begin: Any, carry: Any, first: Any, real: Any = engine.advance) -> Any:
+def _forgetful(task: Any, treated: Any, begin: Any, carry: Any, first: Any, real: Any = one_run.advance) -> Any:
     return real(task, treated, begin, carry._replace(state=treated.tx.init(carry.params)), first)
 
 
-def _swapped(study: Any, task: Any, at: Any, rate: Any, decay: Any, begin: Any, real: Any = engine.treatment) -> Any:
+def _swapped(study: Any, task: Any, at: Any, rate: Any, decay: Any, begin: Any, real: Any = one_run.treatment) -> Any:
     return real(study, task, at, decay, rate, begin)
 
 
-def _other_site(study: Any, task: Any, _: Any, *more: Any, real: Any = engine.treatment) -> Any:
+def _other_site(study: Any, task: Any, _: Any, *more: Any, real: Any = one_run.treatment) -> Any:
     return real(study, task, Structure("gradient"), *more)
 
 
@@ -147,7 +152,7 @@ def _decay_first(study: Study, _: Structure) -> list[tuple[float, float]]:
     return [(rate, decay) for decay in study.weight_decays for rate in study.learning_rates]
 
 
-def _one_seed(task: Any, seed: Any, real: Any = engine.start) -> Any:
+def _one_seed(task: Any, seed: Any, real: Any = one_run.start) -> Any:
     return real(task, 0 * seed)
 
 
@@ -156,15 +161,15 @@ def _padded_before(values: np.ndarray, size: int) -> np.ndarray:
 
 
 WRONG = {
-    "divergence seen at measurements alone": (engine, "advance", _blind),
-    "divergence recorded a step late": (engine, "_checked", _late),
-    "batches from the first in every segment": (engine, "advance", _from_zero),
-    "state forgotten between segments": (engine, "advance", _forgetful),
-    "rate and decay exchanged": (engine, "treatment", _swapped),
-    "another site": (engine, "treatment", _other_site),
+    "divergence seen at measurements alone": (one_run, "advance", _blind),
+    "divergence recorded a step late": (one_run, "_checked", _late),
+    "batches from the first in every segment": (one_run, "advance", _from_zero),
+    "state forgotten between segments": (one_run, "advance", _forgetful),
+    "rate and decay exchanged": (one_run, "treatment", _swapped),
+    "another site": (one_run, "treatment", _other_site),
     "cells in another order": (Study, "cells", _decay_first),
-    "one seed for all": (engine, "start", _one_seed),
-    "padding in the place of runs": (engine, "_padded_to", _padded_before),
+    "one seed for all": (one_run, "start", _one_seed),
+    "padding in the place of runs": (programs, "_padded_to", _padded_before),
 }
 
 
@@ -191,11 +196,11 @@ def test_nothing_is_computed_once_all_runs_have_diverged(monkeypatch: pytest.Mon
             calls.append(1)
             return self._call(*arguments)
 
-    def counted(self: Any, *key: Any, real: Any = engine.Programs._make_training) -> Any:
+    def counted(self: Any, *key: Any, real: Any = Programs._make_training) -> Any:
         launch, train = real(self, *key)
         return launch, Counted(train.result())
 
-    monkeypatch.setattr(engine.Programs, "_make_training", counted)
+    monkeypatch.setattr(Programs, "_make_training", counted)
     hopeless = dataclasses.replace(SMALL, learning_rates=(30.0,))
     assert differences(run(hopeless), hopeless) == []
     assert len(calls) == 1
@@ -276,7 +281,7 @@ def test_a_schedule_multiplies_the_rate_and_couplings_read_it(use: Callable[...,
 @pytest.mark.parametrize("limit", [1, 2, 4, 6, 7, 12, 13, 17, 18, 1000])
 def test_chunks_hold_every_run_once_and_no_more_than_the_limit(limit: int) -> None:
     seen: dict[Structure, np.ndarray] = {}
-    for chunk in engine.chunks(tiny.STUDY, limit):
+    for chunk in plan.chunks(tiny.STUDY, limit):
         assert chunk.shape.seeds * chunk.shape.cells <= limit, chunk
         assert chunk.runs() <= chunk.shape.seeds * chunk.shape.cells
         cells = len(tiny.STUDY.cells(chunk.structure))
@@ -291,7 +296,7 @@ def test_chunks_hold_every_run_once_and_no_more_than_the_limit(limit: int) -> No
     [((1, 6), 1, (1, 1)), ((1, 6), 8, (1, 8)), ((8, 6), 8, (8, 1)), ((3, 4), 12, (3, 4)), ((2, 56), 2, (2, 1))],
 )
 def test_devices_stand_where_they_are_busy(shape: Any, devices: int, grid: Any) -> None:
-    assert engine.layout(Shape(*shape), devices) == grid
+    assert programs.layout(Shape(*shape), devices) == grid
 
 
 def test_eight_devices_agree_with_one(whole: xr.Dataset, use: Callable[..., None]) -> None:
@@ -309,13 +314,13 @@ def test_chunks_don_t_change_the_runs(whole: xr.Dataset, use: Callable[..., None
 def test_a_chunk_fits_the_memory(use: Callable[..., None]) -> None:
     use(1)
     task = tiny.tiny()
-    programs = engine.Programs(tiny.STUDY, task)
-    needed = programs.bytes(Structure("update"), Shape(3, 6))
-    assert engine._runs_at_once(dataclasses.replace(tiny.STUDY, memory=needed), task, programs) >= 18
-    limit = engine._runs_at_once(dataclasses.replace(tiny.STUDY, memory=needed - 1), task, programs)
-    shape = engine.shape_of(tiny.STUDY, Structure("update"), limit)
+    bytes_of = Programs(tiny.STUDY, task).bytes
+    needed = bytes_of(Structure("update"), Shape(3, 6))
+    assert plan.runs_at_once(dataclasses.replace(tiny.STUDY, memory=needed), task, bytes_of) >= 18
+    limit = plan.runs_at_once(dataclasses.replace(tiny.STUDY, memory=needed - 1), task, bytes_of)
+    shape = plan.shape_of(tiny.STUDY, Structure("update"), limit)
     assert 1 <= shape.seeds * shape.cells < 18
-    assert programs.bytes(Structure("update"), shape) < needed
+    assert bytes_of(Structure("update"), shape) < needed
 
 
 # The folder -----------------------------------------------------------------------------------------------------------
@@ -389,7 +394,7 @@ def test_another_study_in_the_folder_is_refused_with_the_difference(finished: Pa
 
 
 def test_other_versions_are_refused_too(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_versions", lambda: "jax 99")
+    monkeypatch.setattr(provenance, "_versions", lambda: "jax 99")
     with pytest.raises(StudyError, match=r"versions: optlab .* -> jax 99"):
         run(SMALL, finished)
 
@@ -503,7 +508,7 @@ def test_chunks_of_processes_are_disjoint_and_all(monkeypatch: pytest.MonkeyPatc
 
     use(1, 2)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(engine.time, "sleep", waiting)
+    monkeypatch.setattr(kept.time, "sleep", waiting)
     with pytest.raises(TimeoutError):
         run(SMALL, tmp_path)
     assert saved() == [0, 1]
@@ -522,14 +527,14 @@ def test_a_process_does_not_wait_for_ever_for_the_first(
     use(1, 2)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(engine.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(kept.time, "sleep", lambda seconds: None)
     with pytest.raises(StudyError, match=r"^process 0 has begun no study in 600 s: it sees another folder, or had fin"):
         run(SMALL, tmp_path)
 
 
 def test_progress_adds_up(use: Callable[..., None]) -> None:
     use(1, 2)
-    seen: list[engine.Progress] = []
+    seen: list[Progress] = []
     run(SMALL, None, seen.append)
     assert [progress.done + progress.underway for progress in seen] == sorted(
         progress.done + progress.underway for progress in seen
@@ -573,7 +578,7 @@ def test_the_loops_of_the_benchmark_train_what_the_engine_trains(use: Callable[.
     grid = dataclasses.replace(SMALL, learning_rates=(0.1, 0.3), seeds=1, eps=bench.EPS)
     task, cells = tiny.tiny(), grid.cells(Structure("update"))
     losses = run(grid).train_loss.values.ravel()
-    begin = engine.start(task, jnp.int32(0))
+    begin = one_run.start(task, jnp.int32(0))
     with jax.numpy_dtype_promotion("standard"):  # optax needs it
         np.testing.assert_allclose(bench.one_scan_for_all(task)(begin, cells), losses, rtol=1e-4)
         np.testing.assert_allclose(bench.one_step_each(task)(begin, cells), losses, rtol=1e-4)
