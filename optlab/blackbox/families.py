@@ -250,6 +250,17 @@ class Model:
         above = np.abs(g) + np.abs(pull) if self.place in ("gradient", "first_moment") else np.abs(g)
         return self.core.updates(above, below, p, np.abs(pull) if self.place == "direction" else 0.0)
 
+    def clear(self, w: Array, g: Array, p: Values, rounding: float) -> Array:
+        """Where the sign that the update is of, if it is one, is not of terms that cancel down to their rounding."""
+        if self.core.denominator != "magnitude":
+            return np.ones(g.shape, bool)
+        pull = p["decay"] * w if self.place in PLACES[3:] else np.zeros_like(w)
+        average = NUMERATORS[self.core.numerator][1]
+        added = pull if self.place == "direction" else 0.0
+        seen = g if self.place == "direction" else g + pull
+        terms = np.abs(g) if self.place == "direction" else np.abs(g) + np.abs(pull)
+        return np.abs(average(seen, p) + added) > rounding * (average(terms, p) + np.abs(added))
+
     def step(self, w: Array, g: Array, rate: float, p: Values) -> Array:
         """The weights after every step, each predicted from those before it, `w`."""
         u = self.updates(w, g, p)

@@ -11,13 +11,34 @@ from scipy.optimize import least_squares
 
 from optlab.blackbox.families import Model
 
+UNCLEAR = 64.0  # roundings: what is nearer to zero than so many of its terms has no sign
 ROUNDINGS = 16.0  # in one update, at least; an average adds as many as it remembers steps
 EVALUATIONS = 300
 HOPELESS = 1e20  # roundings: more than a wrong prediction in float64 is off by
-DOUBLE, SINGLE = 2.0**-53, 2.0**-24
-MOST_CANCELLED = {DOUBLE: 1e6, SINGLE: 1e3}  # how much of an update's rounding may come from terms that cancel
-# Weights that decay has blown up, and gradients whose squares are lost, say nothing.
-RANGES = {DOUBLE: (1e100, 0.0), SINGLE: (1e10, 1e-11)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """How a box's numbers round.
+
+    Attributes:
+      name: as a card says it.
+      weights, moves: the relative rounding error of a weight, and of what is added to it.
+      overflows, underflows: weights that decay has blown up, and gradients whose squares are lost, say nothing.
+      cancelled: how much of an update's rounding may come from terms that cancel.
+    """
+
+    name: str
+    weights: float
+    moves: float
+    overflows: float
+    underflows: float
+    cancelled: float
+
+
+DOUBLE = Precision("float64", 2.0**-53, 2.0**-53, 1e100, 0.0, 1e6)
+SINGLE = Precision("float32", 2.0**-24, 2.0**-24, 1e10, 1e-11, 1e3)
+MIXED = Precision("float64, with scalars in float32", 2.0**-53, 2.0**-24, 1e100, 0.0, 1e3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,30 +48,30 @@ class Trajectory:
     Attributes:
       w: weights before and after every step, `[steps + 1, weights]`.
       g: gradients, `[steps, weights]`.
-      unit: the relative rounding error of the box's numbers.
+      precision: of the box's numbers.
       noise: the rounding error of each new weight, `[steps, weights]`.
       seen: where the weights are still finite, `[steps, weights]`.
     """
 
     w: np.ndarray
     g: np.ndarray
-    unit: float
+    precision: Precision
     noise: np.ndarray = dataclasses.field(init=False)
     seen: np.ndarray = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         with np.errstate(all="ignore"):
-            overflows, underflows = RANGES[self.unit]
-            lost = np.maximum.accumulate(~(np.abs(self.w) < overflows), axis=0)
-            lost |= np.max(np.abs(self.g), axis=0) < underflows
+            lost = np.maximum.accumulate(~(np.abs(self.w) < self.precision.overflows), axis=0)
+            lost |= np.max(np.abs(self.g), axis=0) < self.precision.underflows
             size = maximum_filter1d(np.abs(np.diff(np.where(lost, 0, self.w), axis=0)), 5, axis=0)
             weights = np.abs(self.w[1:]) + np.abs(self.w[:-1])
-            noise = self.unit * (weights + ROUNDINGS * size) + np.finfo(float).tiny
+            noise = self.precision.weights * weights + self.precision.moves * ROUNDINGS * size
+            noise += np.finfo(float).tiny
         object.__setattr__(self, "noise", np.where(lost[1:], 1.0, noise))
         object.__setattr__(self, "seen", ~lost[1:])
 
     def only(self, weights: np.ndarray) -> "Trajectory":
-        return Trajectory(self.w[:, weights], self.g[:, weights], self.unit)
+        return Trajectory(self.w[:, weights], self.g[:, weights], self.precision)
 
     def off(self, predicted: np.ndarray) -> np.ndarray:
         """Differences from the new weights, in units of their noise, flat."""
@@ -78,14 +99,9 @@ class Fit:
     uncertainties: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def allowed(self) -> float:
-        """How large `off` gets from rounding alone.
-
-        Averages add up the errors of the steps that they remember; torch's NAdam keeps the product of its coefficients
-        in float32 for weights of any precision.
-        """
+        """How large `off` gets from rounding alone: averages add up the errors of the steps that they remember."""
         remembered = sum(min(1 / (1 - self.values[name]), 1e4) for name in ("b1", "b2") if name in self.values)
-        kept_in_single = 2.0**24 if self.model.core.numerator == "warming_nesterov_ema" else 1.0
-        return 8 * (1 + remembered / ROUNDINGS) * kept_in_single
+        return 8 * (1 + remembered / ROUNDINGS)
 
     def holds(self) -> bool:
         return self.off <= self.allowed() and self.rate > 0
@@ -114,18 +130,32 @@ def predict(fit: Fit, run: Trajectory) -> np.ndarray:
 def off_from(fit: Fit, run: Trajectory) -> float:
     """How far a fit is off a run, in units of a rounding that counts the terms of an update one by one.
 
-    They cancel where decay turns a weight around, and leave the rounding of what was there.
+    They cancel where decay turns a weight around, and leave the rounding of what was there; a sign of nothing but rounding
+    tells nothing.
     """
     with np.errstate(all="ignore"):
+        clear = fit.model.clear(run.w[:-1], run.g, fit.values, UNCLEAR * run.precision.moves)[run.seen]
         size = fit.model.size(run.w[:-1], run.g, fit.values)
-        terms = np.nan_to_num(ROUNDINGS * run.unit * abs(fit.rate) * size, nan=0.0)
-        noise = run.noise + np.minimum(terms, MOST_CANCELLED[run.unit] * run.noise)
-    return rms(run.off(predict(fit, run)) * (run.noise / noise)[run.seen])
+        terms = np.nan_to_num(ROUNDINGS * run.precision.moves * abs(fit.rate) * size, nan=0.0)
+        noise = run.noise + np.minimum(terms, run.precision.cancelled * run.noise)
+    return rms((run.off(predict(fit, run)) * (run.noise / noise)[run.seen])[clear])
 
 
 def measured(fit: Fit, run: Trajectory) -> Fit:
     """The fit with how far it is off this run."""
     return dataclasses.replace(fit, rms=rms(run.off(predict(fit, run))), off=off_from(fit, run))
+
+
+def explained_by_rates(found: Fit, run: Trajectory) -> tuple[np.ndarray, float]:
+    """The rate that suits every step best, all else as found, and the share of the moves' squares that they explain."""
+    with np.errstate(all="ignore"):
+        still = found.model.step(run.w[:-1], run.g, 0.0, found.values)
+        direction = (found.model.step(run.w[:-1], run.g, 1.0, found.values) - still) / run.noise
+        needed = (run.w[1:] - still) / run.noise
+    direction, needed = (np.nan_to_num(np.where(run.seen, x, 0), posinf=0, neginf=0) for x in (direction, needed))
+    rates = np.sum(direction * needed, axis=1) / np.maximum(np.sum(direction**2, axis=1), 1e-300)
+    left = np.sum((needed - rates[:, None] * direction) ** 2)
+    return rates, 1 - float(left / max(np.sum(needed**2), 1e-300))
 
 
 # Hyperparameters are fitted on the scale on which they are free ----------------------------------------------------
@@ -171,8 +201,9 @@ def fit(start: Fit, run: Trajectory, free: Sequence[str], evaluations: int = EVA
     x0 = [_free(name, origin[name], scale[name]) for name in free]
     result: Any = least_squares(residual, x0, method="lm", ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=evaluations)
     found = candidate(result.x)
-    covariance = np.linalg.pinv(result.jac.T @ result.jac) * max(rms(result.fun), 1.0) ** 2
-    spread = np.sqrt(np.maximum(np.diag(covariance), 0))
+    length = np.linalg.norm(result.jac, axis=0) + np.finfo(float).tiny  # values differ by many powers of ten
+    covariance = np.linalg.pinv((result.jac / length).T @ (result.jac / length)) * max(rms(result.fun), 1.0) ** 2
+    spread = np.sqrt(np.maximum(np.diag(covariance), 0)) / length
     at = {"rate": found.rate, **found.values}
     uncertainties = {
         name: float(each * _slope(name, at[name], scale[name])) for name, each in zip(free, spread, strict=True)

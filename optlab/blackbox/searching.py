@@ -46,7 +46,7 @@ def screen(run: Trajectory) -> list[Fit]:
 
 
 def _is_found(rough: Fit, run: Trajectory) -> bool:
-    return rough.rms < max(FOUND / (ROUNDINGS * run.unit), WELL)
+    return rough.rms < max(FOUND / (ROUNDINGS * run.precision.moves), WELL)
 
 
 def _starts(core: Core, run: Trajectory) -> list[Fit]:
@@ -111,7 +111,7 @@ def search(
       kept: how many cores to try them of.
     """
     near = screen(run.only(np.flatnonzero(scale >= LARGE)))[:kept]
-    if near[0].rms * ROUNDINGS * run.unit > HOPELESS:
+    if near[0].rms * ROUNDINGS * run.precision.moves > HOPELESS:
         return near
     near.sort(key=lambda each: len(each.model.names()))  # which groups them too
     found = _refined(near, run, models)
