@@ -15,6 +15,8 @@ EPS_PLACES = {
     "inside": "inside the root",
     "outside_uncorrected": "outside the root, before the bias correction",
     "inside_uncorrected": "inside the root, before the bias correction",
+    "both": "inside and outside the root",
+    "both_uncorrected": "inside and outside the root, before the bias correction",
 }
 _SITES = {
     "none": "no decay",
@@ -155,6 +157,7 @@ _BY_DENOMINATOR = {
     "decayed_max": "adamax",
     "belief": "adabelief",
     "rectified": "radam",
+    "rectified_still": "radam",
     "adadelta": "adadelta",
 }
 
@@ -175,7 +178,7 @@ def family(core: Core) -> str:
 
 
 _CORRECTED = {"corrected_ema", "nesterov_ema", "warming_nesterov_ema", "max_of_corrected", "corrected_max"}
-_CORRECTED |= {"corrected_centred", "belief", "rectified"}
+_CORRECTED |= {"corrected_centred", "belief", "rectified", "rectified_still"}
 _RAW = {"ema", "max", "centred"}
 
 

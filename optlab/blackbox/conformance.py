@@ -113,7 +113,9 @@ def _differences(card: Card, standard: Standard) -> list[str]:
         return [f"it is none of the known families: {'; '.join(card.known)}"]
     if card.family is None:
         why = "; it mixes the weights of an array" if card.mixes else ""
-        return [f"it is none of the known families; the nearest is {card.nearest}, {card.residual:.0e} of a move off{why}"]
+        return [
+            f"it is none of the known families; the nearest is {card.nearest}, {card.residual:.0e} of a move off{why}"
+        ]
     found = []
     if card.family != standard.family:
         found.append(f"it computes {_title(card)}, not {standard.title}")
@@ -136,7 +138,7 @@ def _of_the_core(card: Card, standard: Standard) -> list[str]:
 
 def _title(card: Card) -> str:
     titles = {standard.family: standard.title for standard in reversed(STANDARDS.values()) if standard.site == "none"}
-    return titles.get(card.family, STANDARDS["lion"].title)
+    return titles.get(card.family or "", STANDARDS["lion"].title)
 
 
 def _moments(of: Card | Standard) -> str:

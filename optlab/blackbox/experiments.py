@@ -52,8 +52,8 @@ class Experiments:
         runs = {}
         for name, w in weights.items():
             some = np.linspace(0, starts[name].size - 1, min(starts[name].size, WATCHED)).astype(int)
-            flat = (each.reshape(len(each), -1)[:, some] for each in (w, grads[name]))
-            runs[name] = Trajectory(*flat, self.precision)
+            watched, seen = (each.reshape(len(each), -1)[:, some] for each in (w, grads[name]))
+            runs[name] = Trajectory(watched, seen, self.precision)
         return runs
 
     def at_rest(self) -> tuple["Experiments", Trajectory]:

@@ -9,8 +9,9 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d
 from scipy.optimize import least_squares
 
-from optlab.blackbox.families import Model
+from optlab.blackbox.families import EXACT, Model, Scalars
 
+SCALAR_STEPS, SCALAR_ROUNDS, SCALAR_ERROR = 40, 2, 1e-5
 UNCLEAR = 64.0  # roundings: what is nearer to zero than so many of its terms has no sign
 ROUNDINGS = 16.0  # in one update, at least; an average adds as many as it remembers steps
 EVALUATIONS = 300
@@ -74,9 +75,9 @@ class Trajectory:
         return Trajectory(self.w[:, weights], self.g[:, weights], self.precision)
 
     def off(self, predicted: np.ndarray) -> np.ndarray:
-        """Differences from the new weights, in units of their noise, flat."""
+        """Differences from the moves of the weights, in units of their noise, flat."""
         with np.errstate(all="ignore"):
-            off = ((predicted - self.w[1:]) / self.noise)[self.seen]
+            off = ((predicted - np.diff(self.w, axis=0)) / self.noise)[self.seen]
         return np.clip(np.nan_to_num(off, nan=HOPELESS), -HOPELESS, HOPELESS)
 
 
@@ -114,17 +115,17 @@ def rms(off: np.ndarray) -> float:
 def best_rate(model: Model, values: Mapping[str, float], run: Trajectory) -> Fit:
     """The fit with the rate that suits these values best; predictions are linear in it."""
     with np.errstate(all="ignore"):
-        still = model.step(run.w[:-1], run.g, 0.0, values)
-        per_rate = model.step(run.w[:-1], run.g, 1.0, values) - still
+        still = model.moves(run.w[:-1], run.g, 0.0, values)
+        per_rate = model.moves(run.w[:-1], run.g, 1.0, values) - still
         direction = np.nan_to_num((per_rate / run.noise)[run.seen], posinf=0, neginf=0)
-        needed = np.nan_to_num(((run.w[1:] - still) / run.noise)[run.seen], posinf=0, neginf=0)
+        needed = np.nan_to_num(((np.diff(run.w, axis=0) - still) / run.noise)[run.seen], posinf=0, neginf=0)
         rate = float(direction @ needed / max(direction @ direction, 1e-300))
     return Fit(model, rate, values, rms(needed - rate * direction))
 
 
 def predict(fit: Fit, run: Trajectory) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return fit.model.step(run.w[:-1], run.g, fit.rate, fit.values)
+        return fit.model.moves(run.w[:-1], run.g, fit.rate, fit.values)
 
 
 def off_from(fit: Fit, run: Trajectory) -> float:
@@ -149,13 +150,52 @@ def measured(fit: Fit, run: Trajectory) -> Fit:
 def explained_by_rates(found: Fit, run: Trajectory) -> tuple[np.ndarray, float]:
     """The rate that suits every step best, all else as found, and the share of the moves' squares that they explain."""
     with np.errstate(all="ignore"):
-        still = found.model.step(run.w[:-1], run.g, 0.0, found.values)
-        direction = (found.model.step(run.w[:-1], run.g, 1.0, found.values) - still) / run.noise
-        needed = (run.w[1:] - still) / run.noise
+        still = found.model.moves(run.w[:-1], run.g, 0.0, found.values)
+        direction = (found.model.moves(run.w[:-1], run.g, 1.0, found.values) - still) / run.noise
+        needed = (np.diff(run.w, axis=0) - still) / run.noise
     direction, needed = (np.nan_to_num(np.where(run.seen, x, 0), posinf=0, neginf=0) for x in (direction, needed))
     rates = np.sum(direction * needed, axis=1) / np.maximum(np.sum(direction**2, axis=1), 1e-300)
     left = np.sum((needed - rates[:, None] * direction) ** 2)
     return rates, 1 - float(left / max(np.sum(needed**2), 1e-300))
+
+
+def explained_by_scalars(found: Fit, run: Trajectory) -> bool:
+    """Whether scalars in float32 are all that a fit is off by: scalars are the same for every weight.
+
+    What they are off by at every step is solved for from one half of the weights; the other half then has to be predicted
+    down to the rounding of float64.
+    """
+    run = Trajectory(run.w[: SCALAR_STEPS + 1], run.g[:SCALAR_STEPS], DOUBLE)
+    weights = np.arange(run.w.shape[1])
+    solving, other = run.only(weights[weights % 8 < 4]), run.only(weights[weights % 8 >= 4])
+    names = [field.name for field in dataclasses.fields(Scalars)]
+    at = {name: np.full(SCALAR_STEPS, float(getattr(EXACT, name))) for name in names}
+    values = {"rate": found.rate, **found.values}
+
+    def off(run: Trajectory, at: Mapping[str, np.ndarray], values: Mapping[str, float]) -> np.ndarray:
+        scalars = Scalars(**{name: each[:, None] for name, each in at.items()})
+        with np.errstate(all="ignore"):
+            return run.off(found.model.moves(run.w[:-1], run.g, values["rate"], values, scalars))
+
+    size, exact = SINGLE.moves, off(solving, at, values)
+    columns = [
+        off(solving, {**at, name: at[name] + size * one}, values) - exact
+        for name in names
+        for one in np.eye(SCALAR_STEPS)
+    ]
+    columns += [off(solving, at, {**values, name: value * (1 + size)}) - exact for name, value in values.items()]
+    matrix = np.stack(columns, axis=1)
+    length = np.linalg.norm(matrix, axis=0)
+    length = np.where(length > 1e-9 * length.max(), length, np.inf)
+    inverse = np.linalg.pinv(matrix / length, rcond=1e-12)
+    for _ in range(SCALAR_ROUNDS):
+        change = -size * (inverse @ off(solving, at, values)) / length
+        for name, part in zip(names, np.split(change, np.arange(1, len(names) + 1) * SCALAR_STEPS), strict=False):
+            at[name] = at[name] + part
+        for name, part in zip(values, change[len(names) * SCALAR_STEPS :], strict=True):
+            values[name] *= 1 + float(part)
+    small = max(float(np.abs(each - getattr(EXACT, name)).max()) for name, each in at.items()) < SCALAR_ERROR
+    return small and rms(off(other, at, values)) <= found.allowed()
 
 
 # Hyperparameters are fitted on the scale on which they are free ----------------------------------------------------

@@ -56,12 +56,12 @@ def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.
         decay, base = experiments.at_visible_decay()
     probed = _Probed(experiments, decay, rest, half_rest, base, noticed)
     found = probed.explained()
-    verdict = validate(experiments, decay, found.fits())
+    verdict = probed.validated(found)
     nearly = found.full.rms * ROUNDINGS * DOUBLE.moves < NEARLY
     if experiments.precision == DOUBLE and not verdict.holds and not verdict.known and nearly:
         mixed = probed.at(MIXED)
         found_mixed = mixed.explained()
-        verdict_mixed = validate(mixed.experiments, decay, found_mixed.fits())
+        verdict_mixed = mixed.validated(found_mixed)
         if verdict_mixed.holds or verdict_mixed.known:
             probed, found, verdict = mixed, found_mixed, verdict_mixed
     return _card(probed, found, verdict)
@@ -94,12 +94,19 @@ class _Probed:
 
     def at(self, precision: Precision) -> "_Probed":
         """The same runs, of a box of another precision."""
-        runs = (dataclasses.replace(run, precision=precision) for run in (self.rest, self.half_rest, self.base))
-        return _Probed(dataclasses.replace(self.experiments, precision=precision), self.decay, *runs, self.noticed)
+        rest, half_rest, base = (Trajectory(run.w, run.g, precision) for run in (self.rest, self.half_rest, self.base))
+        experiments = dataclasses.replace(self.experiments, precision=precision)
+        return _Probed(experiments, self.decay, rest, half_rest, base, self.noticed)
+
+    @property
+    def always_decays(self) -> bool:
+        return placing.twins(self.rest)[0] != "constant"
 
     def explained(self) -> _Found:
-        inherent = placing.twins(self.rest)[0] != "constant"
-        return self.with_inherent_decay() if inherent else self.without_inherent_decay()
+        return self.with_inherent_decay() if self.always_decays else self.without_inherent_decay()
+
+    def validated(self, found: _Found) -> Verdict:
+        return validate(self.experiments, self.decay, found.fits(), self.always_decays)
 
     def without_inherent_decay(self) -> _Found:
         """The core from the run without decay, then the decay alone."""
@@ -236,7 +243,7 @@ def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
 
 
 def _known_at_rest(found: _Found) -> tuple[str, ...]:
-    if found.core is None or not found.core.holds() or found.full.holds() and found.full.model.place != "none":
+    if found.core is None or not found.core.holds() or (found.full.holds() and found.full.model.place != "none"):
         return ()
     return (f"{family(found.core.model.core)} on vectors for {STEPS} steps while weight_decay is 0",)
 
@@ -288,7 +295,7 @@ def _decay(probed: _Probed, found: _Found) -> tuple[str, str, str, dict[str, Val
         power = _power("weight_decay", strength.by_decay)
         if power != "weight_decay":
             notes.append(f"the decay goes as {'no power of weight_decay' if power == 'constant' else power}")
-        if probed.decay != given:
+        if probed.decay not in (0, given):
             notes.append(f"decay watched at weight_decay={probed.decay:g}, where rounding does not hide it")
             value *= (given / probed.decay) ** (0.0 if math.isnan(strength.by_decay) else round(strength.by_decay))
     if value < 0:
@@ -319,7 +326,11 @@ def _notes_on_the_decay(probed: _Probed) -> tuple[str, ...]:
         return ("make takes no weight_decay",)
     if not probed.noticed:
         return ("weight_decay has no effect",)
-    return ("weight_decay moves every weight alike, which is no decay",) if placing.twins(probed.base)[0] == "constant" else ()
+    return (
+        ("weight_decay moves every weight alike, which is no decay",)
+        if placing.twins(probed.base)[0] == "constant"
+        else ()
+    )
 
 
 def _notes_on_the_core(found: _Found) -> tuple[str, ...]:

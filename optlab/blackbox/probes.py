@@ -79,7 +79,7 @@ STEEPEST, FLATTEST = 0.3, 3e-3  # curvatures, times the rate
 
 def open_loop(steps: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Starting weights and gradients of every shape of `OPEN`; the vector's are `fresh`."""
-    probe = fresh(steps, *OPEN["vector"], seed)
+    probe = fresh(steps, OPEN["vector"][0], seed)
     starts, grads = {"vector": probe.start}, {"vector": probe.grads}
     rng = np.random.default_rng([seed, 1])
     for name, shape in OPEN.items():

@@ -21,7 +21,7 @@ import numpy as np
 from optlab.blackbox import placing
 from optlab.blackbox.card import family
 from optlab.blackbox.experiments import STEPS, Experiments
-from optlab.blackbox.fitting import Fit, Trajectory, explained_by_rates, fit, off_from
+from optlab.blackbox.fitting import MIXED, Fit, Trajectory, explained_by_rates, explained_by_scalars, fit, off_from
 from optlab.blackbox.probes import closed_loop, open_loop
 
 HORIZON = 3 * STEPS
@@ -60,22 +60,25 @@ class Verdict:
         return dataclasses.replace(self, known=(*self.known, known))
 
 
-def validate(experiments: Experiments, decay: float, fits: Sequence[Fit]) -> Verdict:
+def validate(experiments: Experiments, decay: float, fits: Sequence[Fit], always_decays: bool) -> Verdict:
     """Whether a model predicts runs that it was not fitted to.
 
     Args:
       experiments: the box, and the rate that it was asked to run at.
       decay: at which the model was fitted.
       fits: the model at that rate and decay, at half the rate, and where the box takes a decay at half of that.
+      always_decays: also where it is told not to.
     """
     full = fits[0]
     starts, grads = open_loop(HORIZON, experiments.seed + 1)
-    opened, refused = _driven(experiments, decay, starts, lambda t, w: {name: grads[name][t] for name in w}, full.holds())
+    opened, refused = _driven(
+        experiments, decay, starts, lambda t, w: {name: grads[name][t] for name in w}, full.holds()
+    )
     if full.holds() and not _predicts(full, opened["vector"]):
         full = _within_its_errors(full, opened["vector"])
     verdict = Verdict(False, full, opened["vector"], shapes=_shapes(starts, opened), rates=(experiments.rate,))
     missed = [name for name, run in opened.items() if not (full.holds() and _predicts(full, run))]
-    if "vector" in missed:
+    if "vector" in missed or (experiments.precision == MIXED and not explained_by_scalars(full, opened["vector"])):
         return verdict
     name = family(full.model.core)
     if "matrix" not in opened:
@@ -86,11 +89,16 @@ def validate(experiments: Experiments, decay: float, fits: Sequence[Fit]) -> Ver
         return verdict.with_known(f"{name} on {' and '.join(like)}; {others} go another way")
     if refused:
         verdict = verdict.with_note(f"{PLURAL['kernel']} can't be driven: {refused}")
-    return _answering(experiments, decay, [full, *fits[1:]], list(opened), verdict)
+    return _answering(experiments, decay, [full, *fits[1:]], always_decays, list(opened), verdict)
 
 
 def _answering(
-    experiments: Experiments, decay: float, fits: Sequence[Fit], names: Sequence[str], verdict: Verdict
+    experiments: Experiments,
+    decay: float,
+    fits: Sequence[Fit],
+    always_decays: bool,
+    names: Sequence[str],
+    verdict: Verdict,
 ) -> Verdict:
     """The verdict of the runs whose gradients answer to the weights."""
     full, rate = fits[0], experiments.rate
@@ -105,13 +113,15 @@ def _answering(
 
     fast = max(FAST, 10 * rate)
     at_fast, as_expected = placing.at_rate(fits, fast / rate)
-    if experiments.box.takes_decay:
+    if not always_decays:
         decay, at_fast = 0.0, placing.without_decay(at_fast)
     starts, gradient = closed_loop(at_fast.rate, experiments.seed, tangent=True)
     try:
         closed = experiments.leaves(fast, decay, {each: starts[each] for each in names}, gradient, HORIZON)
     except (TypeError, ValueError) as error:
-        return dataclasses.replace(verdict.with_note(f"learning_rate={fast:g} can't be driven: {_plain(error)}"), holds=True)
+        return dataclasses.replace(
+            verdict.with_note(f"learning_rate={fast:g} can't be driven: {_plain(error)}"), holds=True
+        )
     verdict = dataclasses.replace(verdict, rates=(rate, fast))
     if not _predicts(at_fast, closed["vector"]):
         free = ["rate", *(["decay"] if "decay" in at_fast.values else [])]
@@ -172,6 +182,6 @@ def _astray(full: Fit, runs: Mapping[str, Trajectory], where: str) -> str:
     rates, explained = explained_by_rates(full, runs["vector"])
     early, late = (float(np.median(part)) for part in (rates[:4], rates[-4:]))
     if explained > EXPLAINED and late > GROWN * early > 0:
-        grows = f"its steps grow with the distance travelled, from a rate of {early:.2g} to {late:.2g} in {len(rates)} steps"
-        return f"{name} while the weights stay where they are; {grows}"
+        grown = f"from a rate of {early:.2g} to {late:.2g} in {len(rates)} steps"
+        return f"{name} while the weights stay where they are; its steps grow with the distance travelled, {grown}"
     return f"{name} where gradients are given; another where they answer to the weights"
