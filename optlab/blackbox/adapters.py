@@ -141,7 +141,7 @@ def _optax_step(tx: Any, start: np.ndarray) -> Step:
 
 
 def _torch_step(make: Callable[..., Any], start: np.ndarray) -> Step:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     parameter = torch.nn.Parameter(torch.from_numpy(start.copy()))
     optimizer = make([parameter])
