@@ -27,6 +27,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optlab.transform import describe
 
+__all__ = ["PROPERTIES", "SHAPES", "Property", "check"]
+
 Property = Callable[[optax.GradientTransformation], None]
 
 SHAPES = {"bias": (3,), "kernel": (2, 3)}
