@@ -7,7 +7,7 @@ import argparse
 import time
 from typing import NamedTuple
 
-from black_boxes import OUTSIDERS, Draw, draw, in_single
+from black_boxes import OUTSIDERS, TORCH_OUTSIDERS, Draw, draw, in_single, of_torch
 
 from optlab.blackbox import UNKNOWN, Card, identify
 
@@ -51,8 +51,9 @@ def identified(drawn: Draw) -> Card:
 
 def claimed(name: str) -> str:
     """What is said of an outsider: the family, or why it is none."""
+    box = of_torch(TORCH_OUTSIDERS[name]) if name in TORCH_OUTSIDERS else OUTSIDERS[name]
     try:
-        return identify(OUTSIDERS[name]).family
+        return identify(box).family
     except ValueError as error:
         return f"refused: {error}"
 
@@ -92,7 +93,7 @@ def main() -> None:
     for count, single in ((options.draws, False), (options.single, True)):
         if count:
             _draws(range(options.first, options.first + count), single)
-    answers = {name: claimed(name) for name in OUTSIDERS}
+    answers = {name: claimed(name) for name in (*OUTSIDERS, *TORCH_OUTSIDERS)}
     for name, answer in answers.items():
         print(f"  {name}: {answer}")
     wrongly = [name for name, answer in answers.items() if answer != UNKNOWN and not answer.startswith("refused")]

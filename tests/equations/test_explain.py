@@ -14,7 +14,6 @@ import numpy as np
 import optax
 import pytest
 import sympy as sp
-import torch
 from conftest import lenient
 from readings import FACTORIES, Numbers, differ, draw
 
@@ -743,11 +742,6 @@ def _grown(state: Any) -> optax.GradientTransformation:
         (3, TypeError, f"{WANTED}3 (int)"),
         (None, TypeError, f"{WANTED}None (NoneType)"),
         (
-            torch.optim.Adam,
-            TypeError,
-            f"{WANTED}the class Adam; what is no JAX computation, optlab.identify can drive",
-        ),
-        (
             optax.GradientTransformation,
             TypeError,
             f"{WANTED}the class GradientTransformation; what is no JAX computation, optlab.identify can drive",
@@ -791,6 +785,14 @@ def test_bad_input(x, error, message):
         explain(x)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.torch
+def test_a_class_of_torch_is_for_identify():
+    import torch
+
+    with pytest.raises(TypeError, match=r"the class Adam; what is no JAX computation, optlab.identify can drive"):
+        explain(torch.optim.Adam)
 
 
 LOOPS = "loops, which no closed formula stands for"
