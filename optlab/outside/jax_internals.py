@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax._src import distributed
 from jax.core import ShapedArray, Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, Var, jaxpr_as_fun
 
@@ -22,6 +23,7 @@ __all__ = [
     "equations_within",
     "is_traced",
     "jaxpr_as_fun",
+    "key_value_store",
     "on_every_trace",
     "speaks_of_donation",
 ]
@@ -41,6 +43,11 @@ def equations_within(jaxpr: Any) -> Iterator[Any]:
                 below = getattr(inner, "jaxpr", inner)
                 if hasattr(below, "eqns"):
                     yield from equations_within(below)
+
+
+def key_value_store() -> Any:
+    """Where the processes of `jax.distributed` tell each other texts; what JAX makes public of it carries arrays."""
+    return distributed.global_state.client
 
 
 def on_every_trace(callback: Callable[[], None]) -> None:
