@@ -139,10 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _named(name: str) -> Any:
+    import optlab
     from optlab.outside.names import UnknownName, resolve
 
     try:
-        return resolve(name)
+        return resolve(name, optlab)
     except UnknownName as error:
         raise UsageError(str(error)) from None
 
@@ -336,7 +337,7 @@ def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
             options.json.open("a").close()
         except OSError as error:
             raise UsageError(f"{options.json} can't be written: {error.strerror}") from None
-    from optlab.bench.steps import PARTS, measure, table
+    from optlab.bench import PARTS, measure, table
 
     if unknown := [part for part in options.parts if part not in (*PARTS, "study")]:
         raise UsageError(f"there is no part {unknown[0]!r}; give some of {', '.join(PARTS)}, study")

@@ -2,6 +2,7 @@
 
 import pytest
 
+import optlab
 from optlab import cli
 from optlab.outside import names
 
@@ -88,7 +89,7 @@ def test_what_can_not_be_done_is_one_line_and_exit_2(command, folder, capsys):
 
 
 def test_a_name_with_dots_and_one_with_a_colon_are_the_same_object(folder):
-    assert names.resolve("own.mine") is names.resolve("own:mine")
+    assert names.resolve("own.mine", optlab) is names.resolve("own:mine", optlab)
 
 
 def test_without_the_extra_explain_says_what_to_install(capsys, monkeypatch):

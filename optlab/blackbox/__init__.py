@@ -1,7 +1,7 @@
 """Black boxes: what an unknown optimizer is, told from what goes in and what comes out."""
 
-from optlab.blackbox.card import UNKNOWN, Card, Value
+from optlab.blackbox.card import Card, Value
 from optlab.blackbox.conformance import STANDARDS, Conformance, check
 from optlab.blackbox.identification import identify
 
-__all__ = ["STANDARDS", "UNKNOWN", "Card", "Conformance", "Value", "check", "identify"]
+__all__ = ["STANDARDS", "Card", "Conformance", "Value", "check", "identify"]

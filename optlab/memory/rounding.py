@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optlab.algebra import noise
+from optlab.algebra import noise, placing
 from optlab.algebra.hyperparameters import check_choice
 from optlab.algebra.lifting import wide
 from optlab.algebra.transform import Transform
@@ -76,8 +76,9 @@ def _moved(rounding: str, words: Any, number: int, w: jax.Array, u: Any) -> jax.
 
 
 def _sum(w: jax.Array, u: Any) -> jax.Array:
+    """In the wider dtype of both, lying as `w` does."""
     dtype = np.promote_types(wide(w.dtype), wide(u.dtype)) if hasattr(u, "dtype") else wide(w.dtype)
-    return w.astype(dtype) + jnp.asarray(u).astype(dtype)
+    return w.astype(dtype) + placing.placed_like(jnp.asarray(u).astype(dtype), w)
 
 
 class KahanState(NamedTuple):
@@ -119,7 +120,7 @@ def _compensated(w: Any, u: Any, error: jax.Array) -> tuple[jax.Array, jax.Array
     w, u = jnp.asarray(w), jnp.asarray(u)
     if wide(w.dtype) == w.dtype:
         return u.astype(np.promote_types(wide(u.dtype), w.dtype)), error
-    s = _sum(error, u)
+    s = placing.placed_like(_sum(error, u), w)
     at_w = w.astype(s.dtype)
-    u = (at_w + s).astype(w.dtype).astype(s.dtype) - at_w
-    return u, (s - u).astype(error.dtype)
+    moved = (at_w + s).astype(w.dtype).astype(s.dtype) - at_w
+    return placing.placed_like(moved, u), placing.placed_like((s - moved).astype(error.dtype), error)

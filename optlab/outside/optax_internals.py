@@ -53,6 +53,19 @@ def what_is(tx: optax.GradientTransformation | Update) -> Link | None:
     return Link(name, 0 if name == "set_to_zero" else 1 if name in _KEEPING_SIGNS else None)
 
 
+def stands_for_params(params: Any) -> bool:
+    """Whether `params` are what `optax.tree.map_params` gives to `init` in their place, to see where they go."""
+    return isinstance(params, _stand_in())
+
+
+@functools.cache
+def _stand_in() -> type:
+    """The type of it, which optax keeps to itself, and shows to whatever `init` it is given."""
+    seen: list[Any] = []
+    optax.tree_utils.tree_map_params(seen.append, lambda leaf: leaf, None)
+    return type(seen[0])
+
+
 def title(tx: optax.GradientTransformation) -> str:
     """How a transform that is not optlab's reads inside an expression: by the function whose closure its update is."""
     return getattr(tx.update, "__qualname__", "transform").split(".")[0]

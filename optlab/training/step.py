@@ -10,6 +10,7 @@ import optax
 
 from optlab.algebra.combinators import require_transform
 from optlab.memory.rounding import apply_updates
+from optlab.outside.jax_internals import speaks_of_donation
 
 
 class TrainStep:
@@ -27,7 +28,7 @@ class TrainStep:
         try:
             return self._compiled(params, state, *batch, key=key)
         except (ValueError, RuntimeError) as error:
-            if "donate" in str(error) or "deleted" in str(error):
+            if speaks_of_donation(error):
                 _refuse_donated(params, state, *batch)
             raise
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from optlab import cli
+from optlab.bench import provenance
 from optlab.bench import steps as bench
 
 TINY = {"one leaf": [(64,)], "three leaves": [(4, 4), (2, 8), (8,)]}
@@ -60,6 +61,19 @@ def test_the_tree_of_the_transformer_is_flax_s():
     ((name, shapes),) = bench.flax_tree().items()
     assert name == f"a Flax transformer, {len(shapes)} leaves, 1.3M"
     assert bench.weights(shapes) == 1_288_448
+
+
+def test_where_it_was_measured_is_said_without_git_and_without_a_load(monkeypatch):
+    def no_git(*arguments, **options):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
+    assert provenance.setting(3)["commit"] == "unknown"
+    assert provenance.setting(3, "flax")["versions"].startswith(provenance.setting(3)["versions"] + ", flax ")
+    monkeypatch.delattr(provenance.os, "getloadavg")
+    assert provenance.load() is None
+    assert provenance.load_between(None, None).startswith("unknown, ")
+    assert provenance.load_between(0.12, 3.0).startswith("0.1 before, 3.0 after, ")
 
 
 def test_the_table_shows_ratios_and_gaps():

@@ -22,6 +22,7 @@ import optlab
 from optlab import explain
 from optlab.equations import explanation as explanation_module
 from optlab.equations import interpret, recurrences
+from optlab.equations.claims import Claim, Driven
 from optlab.equations.numeric import run as run_in_numbers
 
 README = Path(__file__).parents[2] / "README.md"
@@ -184,7 +185,8 @@ adamw(η, β₁ = 0.9, β₂ = 0.999, ε = 1e-8, λ)
   scale:      scale-free: gradients a thousand times as large give the same step
   correction: divides mₜ by 1 − β₁ᵗ, vₜ by 1 − β₂ᵗ
   ε:          ε outside the root, √v̂ₜ + ε
-  order:      momentum mₜ and normalization vₜ of the same gradient, then their quotient (the order of Adam)"""
+  order:      momentum mₜ and normalization vₜ of the same gradient, then their quotient (the order of Adam)
+  holds for:  vectors (3,), matrices (4, 3) and (130, 129), leaves of 4 axes (2, 3, 2, 4): 64 steps in one tree, of gradients given and gradients of a quadratic"""
 
 ADAMW_LATEX = r"""\begin{aligned}
 m_t &= \beta_{1}\,m_{t-1} + g_t\,\left(1 - \beta_{1}\right) \\
@@ -440,11 +442,11 @@ REGIMES = {
     "adamax": ("none", "no decay", FREE, "divides mₜ by 1 − β₁ᵗ", "ε is added, |gₜ| + ε", "the order of Adam"),
     "adams": (
         UPDATE,
-        "multiplied by the learning rate, and by sums over all weights: κ = η·λ·√N/(ε·√N + √(Σ(v̂ₜ)))",
+        "multiplied by the learning rate, and by sums over weights: κ = η·λ·√N/(ε·√N + √(Σ(v̂ₜ)))",
         FREE,
         BOTH,
         "ε outside the root, √v̂ₜ + ε; ε outside the root, √(Σ(v̂ₜ))/√N + ε",
-        "the order of Adam); with sums over the whole leaf",
+        "the order of Adam); with sums over weights",
     ),
     "adamw": (UPDATE, BY_RATE, FREE, BOTH, OUTSIDE, "the order of Adam"),
     "adamw_independent": (STEP, "not multiplied by the learning rate: κ = λ", FREE, BOTH, OUTSIDE, "the order of Adam"),
@@ -518,7 +520,7 @@ SITES = {
     "direction": (
         _site("direction"),
         "direction: beside the momentum, under the same divisor, (m + λ·w)/P",
-        "the weight is multiplied by η·λ/(√v̂ₜ + 1e-8)",
+        "the weight loses η·λ/(√v̂ₜ + 1e-8) of itself per step",
     ),
     "update": (_site("update"), UPDATE, BY_RATE),
     "step": (_site("step"), STEP, "not multiplied by the learning rate: κ = λ"),
@@ -654,7 +656,7 @@ def test_every_point_of_the_space_of_decay_is_told(decay):
     if decay.site in ("update", "step", "after", "proximal"):
         assert found.coupling.startswith("multiplied" if is_by_rate else "not multiplied")
         assert ("cos(" in found.coupling) == (shape is not None)
-        assert ("by sums over all weights" in found.coupling) == (decay.gate == "stable")
+        assert ("by sums over weights" in found.coupling) == (decay.gate == "stable")
 
 
 def test_corrections_gathered_in_the_rate():
@@ -681,10 +683,14 @@ def test_corrections_gathered_in_the_rate():
             "order",
             "momentum mₜ, normalized by its own size vₜ (the order of AdaMomentum)",
         ),
-        (optax.lars, "order", "momentum mₜ, no normalization; with sums over the whole leaf"),
-        (optax.fromage, "order", "the gradient as it is; with sums over the whole leaf"),
+        (optax.lars, "order", "momentum mₜ, no normalization of single weights; with sums over weights"),
+        (optax.fromage, "order", "the gradient, times a number for all weights; with sums over weights"),
         (optax.rprop, "order", "no average of gradients or of their sizes"),
-        (optax.optimistic_adam, "order", "momentum mₜ and normalization vₜ of the same gradient, then their quotient"),
+        (
+            optax.optimistic_adam,
+            "order",
+            "averages mₜ of gradients and vₜ of their sizes, in an order without a name here",
+        ),
         (lambda lr: optax.chain(optax.scale_by_adam(), optax.scale(lr)), "scale", "scale-free"),
         (
             lambda lr: optax.chain(optax.stateless(lambda u, _: u * jnp.abs(u)), optax.sgd(lr)),
@@ -886,6 +892,10 @@ MISREAD: dict[str, tuple[str, Any, Any, Any]] = {
 }  # fmt: skip
 
 
+HOLDS = Claim(Driven({"bias": (3,)}, 0, (), {}), ((3,),), {})
+"""Of what nobody has checked."""
+
+
 @pytest.mark.parametrize("name", MISREAD)
 def test_a_wrong_reading_is_seen(name, monkeypatch):
     optimizer, owner, what, wrong = MISREAD[name]
@@ -895,4 +905,7 @@ def test_a_wrong_reading_is_seen(name, monkeypatch):
         monkeypatch.setitem(owner, what, wrong)
     else:
         monkeypatch.setattr(owner, what, wrong)
+    with pytest.raises(interpret.Inexpressible, match="what was read off a vector does not predict it, from step"):
+        explain(factory)
+    monkeypatch.setattr(explanation_module, "check", lambda *_: HOLDS)
     assert not _error(explain(factory), factory) < 1e-4
