@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from black_boxes import OUTSIDERS, Draw, draw, in_single
 
-from optlab.blackbox import UNKNOWN, Card, identify
+from optlab.blackbox import Card, identify
 
 TOLERANCE = {"float64": 1e-4, "float32": 1e-2}
 EPS_TOLERANCE = 1e-2
@@ -49,7 +49,7 @@ def identified(drawn: Draw) -> Card:
     return identify(drawn.make, learning_rate=drawn.learning_rate, weight_decay=drawn.weight_decay)
 
 
-def claimed(name: str) -> str:
+def claimed(name: str) -> str | None:
     """What is said of an outsider: the family, or why it is none."""
     try:
         return identify(OUTSIDERS[name]).family
@@ -95,7 +95,7 @@ def main() -> None:
     answers = {name: claimed(name) for name in OUTSIDERS}
     for name, answer in answers.items():
         print(f"  {name}: {answer}")
-    wrongly = [name for name, answer in answers.items() if answer != UNKNOWN and not answer.startswith("refused")]
+    wrongly = [name for name, answer in answers.items() if answer is not None and not answer.startswith("refused")]
     print(f"outsiders: {len(answers)}, claimed: {', '.join(wrongly) or 'none'}")
 
 
