@@ -7,7 +7,7 @@ import argparse
 import time
 from typing import NamedTuple
 
-from black_boxes import OUTSIDERS, Draw, draw, in_single
+from black_boxes import KINDS, OUTSIDERS, Draw, draw, in_single
 
 from optlab.blackbox import Card, identify
 
@@ -92,6 +92,10 @@ def main() -> None:
     for count, single in ((options.draws, False), (options.single, True)):
         if count:
             _draws(range(options.first, options.first + count), single)
+    kinds = {name: judge(drawn, identified(drawn), TOLERANCE["float64"]).wrong for name, drawn in KINDS.items()}
+    for name, wrong in kinds.items():
+        print(f"  {name}: {'; '.join(wrong) or 'right'}", flush=True)
+    print(f"known optimizers written in other ways: {len(kinds)}, wrong: {sum(map(bool, kinds.values()))}")
     answers = {name: claimed(name) for name in OUTSIDERS}
     for name, answer in answers.items():
         print(f"  {name}: {answer}")
