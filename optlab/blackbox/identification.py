@@ -14,10 +14,8 @@ from optlab.blackbox.families import Core, Model
 from optlab.blackbox.fitting import DOUBLE, MIXED, ROUNDINGS, Fit, Precision, Trajectory, fit, off_from
 from optlab.blackbox.placing import WHOLE
 from optlab.blackbox.probes import every
-from optlab.blackbox.searching import search
+from optlab.blackbox.searching import NEARLY, search
 from optlab.blackbox.validation import HORIZON, Verdict, validate
-
-NEARLY = 1e-5  # relative to a move: so near, what is left may be scalars that are kept in float32
 
 
 def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0) -> Card:
