@@ -18,14 +18,13 @@ from optlab.blackbox.searching import NEARLY, search
 from optlab.blackbox.validation import HORIZON, Verdict, validate
 
 
-
 def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0) -> Card:
     """`(w, g) -> new w`, as anybody's optimizer has it -> its family, the site of its decay, its hyperparameters.
 
     The box is driven with chosen gradients and watched; nothing else of it is read. Twins, weights that see the same
     gradients from two starting points, tell decay: their distance moves by nothing else. A least-squares fit of
-    every known recurrence tells the rest. It is held against longer runs that it was not fitted to, of a vector, a matrix
-    and a kernel, with gradients given and with gradients that answer to the weights; see `validation`.
+    every known recurrence tells the rest. It is held against longer runs that it was not fitted to, of a vector, a
+    matrix and a kernel, with gradients given and with gradients that answer to the weights; see `validation`.
 
     Args:
       make: `make(learning_rate, weight_decay)`, called anew for every run; without the second where it takes none.
