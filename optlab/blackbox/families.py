@@ -198,8 +198,8 @@ class Core:
       numerator: a key of `NUMERATORS`.
       denominator: a key of `DENOMINATORS`, or `one`, `magnitude` (of the numerator, which leaves its sign),
         `decayed_max`, `adadelta`.
-      eps: `none`, `outside` the root, `inside` of it (then as `eps_root` where it is `both`); `_uncorrected`: added before
-        the bias correction.
+      eps: `none`, `outside` the root, `inside` of it, or `both`, which calls the inner one `eps_root`; `_uncorrected`:
+        added before the bias correction.
       order: of a quotient and an average.
       starts: whether the second moment starts elsewhere than at zero.
     """

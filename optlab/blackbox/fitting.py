@@ -131,8 +131,8 @@ def predict(fit: Fit, run: Trajectory) -> np.ndarray:
 def off_from(fit: Fit, run: Trajectory) -> float:
     """How far a fit is off a run, in units of a rounding that counts the terms of an update one by one.
 
-    They cancel where decay turns a weight around, and leave the rounding of what was there; a sign of nothing but rounding
-    tells nothing.
+    They cancel where decay turns a weight around, and leave the rounding of what was there; a sign of nothing but
+    rounding tells nothing.
     """
     with np.errstate(all="ignore"):
         clear = fit.model.clear(run.w[:-1], run.g, fit.values, UNCLEAR * run.precision.moves)[run.seen]
@@ -162,8 +162,8 @@ def explained_by_rates(found: Fit, run: Trajectory) -> tuple[np.ndarray, float]:
 def explained_by_scalars(found: Fit, run: Trajectory) -> bool:
     """Whether scalars in float32 are all that a fit is off by: scalars are the same for every weight.
 
-    What they are off by at every step is solved for from a quarter of the weights, and with it what float32 hides of the
-    values, a second eps included; the others then have to be predicted down to the rounding of float64.
+    What they are off by at every step is solved for from a quarter of the weights, and with it what float32 hides of
+    the values, a second eps included; the others then have to be predicted down to the rounding of float64.
     """
     run = Trajectory(run.w[: SCALAR_STEPS + 1], run.g[:SCALAR_STEPS], DOUBLE)
     weights = np.arange(run.w.shape[1])
