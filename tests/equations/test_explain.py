@@ -186,7 +186,8 @@ adamw(η, β₁ = 0.9, β₂ = 0.999, ε = 1e-8, λ)
   correction: divides mₜ by 1 − β₁ᵗ, vₜ by 1 − β₂ᵗ
   ε:          ε outside the root, √v̂ₜ + ε
   order:      momentum mₜ and normalization vₜ of the same gradient, then their quotient (the order of Adam)
-  holds for:  vectors (3,), matrices (4, 3) and (130, 129), leaves of 4 axes (2, 3, 2, 4): 64 steps in one tree, of gradients given and gradients of a quadratic"""
+  holds for:  vectors (3,), matrices (4, 3) and (130, 129), leaves of 4 axes (2, 3, 2, 4)
+  driven:     64 steps in one tree, gradients given and those of a quadratic"""
 
 ADAMW_LATEX = r"""\begin{aligned}
 m_t &= \beta_{1}\,m_{t-1} + g_t\,\left(1 - \beta_{1}\right) \\
