@@ -455,7 +455,7 @@ ERRORS = {
         r"make must give an optax-like transform \(init and update\), a step .*; it gave NotAnOptimizer",
     ),
     "a wrong keyword": (
-        functools.partial(torch.optim.Adam, decouple=True),
+        functools.partial(optax.adam, decouple=True),
         ValueError,
         r"make\(learning_rate=0.01, weight_decay=0\) raised TypeError: .*unexpected keyword argument 'decouple'",
     ),
