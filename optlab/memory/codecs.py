@@ -187,6 +187,8 @@ bfloat16 = BFloat16()
 int8 = Int8()
 float8 = Float8()
 
+BY_NAME: dict[str, Codec] = {"bfloat16": bfloat16, "float8": float8, "int8": int8}
+
 _E5M2_TOP = 2.0**15
 _FLUSHED = float(jnp.finfo(jnp.float32).tiny)  # processors may read smaller numbers as zero
 

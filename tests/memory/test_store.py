@@ -416,6 +416,24 @@ def test_blocks_across_shards_are_refused():
     optlab.store(ADAMW, codecs.Int8(block=64)).init(w)
 
 
+@pytest.mark.parametrize(
+    ("codec", "columns", "remedy"),
+    [
+        (codecs.Float8(rounding="nearest"), 600, "as in codecs.Float8(block=75, rounding='nearest')"),
+        (codecs.int8, 8 * 38, "as in codecs.Int8(block=38)"),
+        (codecs.int8, 8 * 31, "; keep it in codecs.bfloat16, whose numbers share nothing, or shard another axis"),
+    ],
+)
+def test_the_remedy_against_blocks_across_shards_is_one(codec, columns, remedy):
+    mesh = jax.make_mesh((8,), ("x",))
+    w = jax.device_put(jnp.ones((50, columns)), NamedSharding(mesh, PartitionSpec(None, "x")))
+    with pytest.raises(ValueError, match=rf"{re.escape(remedy)}$"):
+        optlab.store(ADAMW, codec).init(w)
+    if "as in " in remedy:
+        optlab.store(ADAMW, eval(remedy.removeprefix("as in "))).init(w)
+    optlab.store(ADAMW, codecs.bfloat16).init(w)
+
+
 # Parts, kinds and names ---------------------------------------------------------------------------------------------
 
 
@@ -456,6 +474,14 @@ def test_a_codec_for_each_kind_of_slot():
     alone = optlab.store(ADAMW, {"numerator": codecs.bfloat16}).init(jnp.ones(5000)).slots
     assert alone["denominator"]["ema"].dtype == jnp.float32
     assert eval(repr(tx), vars(optlab)) == tx
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8", "int8"])
+def test_a_codec_by_its_name(name):
+    codec = getattr(codecs, name)
+    assert optlab.store(ADAMW, name) == optlab.store(ADAMW, codec)
+    assert optlab.store(ADAMW, {"ema": name}) == optlab.store(ADAMW, {"ema": codec})
+    assert codecs.BY_NAME[name] is codec
 
 
 def test_keystr_names_the_codes():
@@ -563,6 +589,14 @@ class Unhashable(codecs.BFloat16):
     __hash__ = None
 
 
+class NoBlock(Halves):
+    block = 0
+
+
+OURS = (
+    "must have block, encode, decode and error_bound, as those of optlab.codecs do, or be one of "
+    '"bfloat16", "float8", "int8"'
+)
 REFUSED = {
     "store: the codec must hash by value, as a frozen dataclass does, got codecs.Unhashable()": lambda: optlab.store(
         ADAMW, Unhashable()
@@ -570,14 +604,36 @@ REFUSED = {
     'apply_updates: a key is for rounding="stochastic"; rounding to nearest draws nothing': lambda: (
         optlab.apply_updates(jnp.ones(3), jnp.ones(3), key=jax.random.key(0))
     ),
-    "store: the transform must be made of rules, as optlab's own links are, got <optax scale_by_adam>": lambda: (
-        optlab.store(optax.scale_by_adam(), codecs.int8)
+    "store: the transform must be made of rules, as optlab's own links are, got <optax scale_by_adam>; if it holds "
+    "links of optlab, put store inside of it, around them": lambda: optlab.store(optax.scale_by_adam(), codecs.int8),
+    "store: <optax clip_by_global_norm> (link 1 of 4 in chain) is not made of rules: put it outside, "
+    "chain(<optax clip_by_global_norm>, store(...))": lambda: optlab.store(
+        optlab.chain(optax.clip_by_global_norm(1.0), ADAMW), codecs.int8
     ),
-    "store: codec must be a codec, or a mapping from names of slots to codecs, got 'int8'": lambda: optlab.store(
-        ADAMW, "int8"
+    "store: kahan() (link 4 of 4 in chain) is not made of rules: put it outside, chain(store(...), kahan())": lambda: (
+        optlab.store(optlab.chain(ADAMW, optlab.kahan()), codecs.int8)
     ),
-    "store: the codec of 'ema' must have block, encode, decode and error_bound, got 8": lambda: optlab.store(
-        ADAMW, {"ema": 8}
+    "store: <optax zero_nans> (link 2 of 4 in chain) is not made of rules: put it outside, "
+    "chain(store(...), <optax zero_nans>, store(...))": lambda: optlab.store(
+        optlab.chain(optlab.sign(), optax.zero_nans(), optlab.momentum(0.1)), codecs.int8
+    ),
+    "store: the transform is a MultiSteps: put store inside of it, MultiSteps(store(tx, codec), ...)": lambda: (
+        optlab.store(optax.MultiSteps(ADAMW, 2), codecs.int8)
+    ),
+    "store: the transform is the function adamw, not a transform: call it, adamw(...)": lambda: optlab.store(
+        optlab.adamw, codecs.int8
+    ),
+    f"store: the codec {OURS}, got 'int4'": lambda: optlab.store(ADAMW, "int4"),
+    f"store: the codec of 'ema' {OURS}, got 8": lambda: optlab.store(ADAMW, {"ema": 8}),
+    f"store: the codec {OURS}, got <class 'jax.numpy.bfloat16'>": lambda: optlab.store(ADAMW, jnp.bfloat16),
+    f"store: the codec {OURS}, got None": lambda: optlab.store(ADAMW, None),
+    "store: the codec is the class Int8: call it, Int8()": lambda: optlab.store(ADAMW, codecs.Int8),
+    "store: the codec of 'ema' is the class Float8: call it, Float8()": lambda: optlab.store(
+        ADAMW, {"ema": codecs.Float8}
+    ),
+    "store: the codec must have a block of a whole number >= 1, or None, got 0": lambda: optlab.store(ADAMW, NoBlock()),
+    "store: codec must be a codec, or a mapping from names of slots to codecs, got (1, 2)": lambda: optlab.store(
+        ADAMW, (1, 2)
     ),
     "store: no slot is called 'emma'; the slots are denominator.ema, numerator.ema": lambda: optlab.store(
         ADAMW, {"emma": codecs.int8}
