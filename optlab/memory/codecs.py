@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from optlab.algebra import noise
-from optlab.algebra.hyperparameters import check_choice
+from optlab.algebra.hyperparameters import check_choice, check_whole
 from optlab.memory.rounding import ROUNDINGS, float_steps, to_bfloat16
 
 
@@ -62,8 +62,7 @@ class _Blocks(_Rounding):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.block, int) or self.block < 1:
-            raise ValueError(f"codecs.{type(self).__name__}: block must be a whole number >= 1, got {self.block!r}")
+        object.__setattr__(self, "block", check_whole(f"codecs.{type(self).__name__}", "block", self.block, 1))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

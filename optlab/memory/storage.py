@@ -1,5 +1,6 @@
 """Optimizer state in fewer bytes: decoded before the rule, encoded after it, within the same pass over a leaf."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optlab.algebra import trees
 from optlab.algebra.combinators import chain, require_rule, require_transform
-from optlab.algebra.hyperparameters import check_seed
+from optlab.algebra.hyperparameters import check_seed, check_whole
 from optlab.algebra.lifting import Rule, Slots
 from optlab.algebra.transform import Transform, describe, lifted, rebuild
 from optlab.memory import codecs, steps
@@ -60,8 +62,7 @@ def store(
         raise ValueError(f"store: a part of it is stored already, give each slot its codec by name instead, got {tx!r}")
     named, codec = _named(codec)
     check_seed("store", seed)
-    if not isinstance(min_size, int) or isinstance(min_size, bool) or min_size < 0:
-        raise ValueError(f"store: min_size must be a whole number >= 0, got {min_size!r}")
+    min_size = check_whole("store", "min_size", min_size, 0)
     _require_slots(rule, named)
 
     def init(w: Any) -> Slots:
@@ -121,7 +122,7 @@ def _named(codec: Any) -> tuple[Named, Any]:
         codec = _codec("the codec", codec)
         return (("", codec),), codec
     items = tuple(codec.items()) if isinstance(codec, Mapping) else codec
-    if not all(isinstance(item, tuple) and len(item) == 2 for item in items):
+    if not items or not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in items):
         raise TypeError(f"store: codec must be a codec, or a mapping from names of slots to codecs, got {codec!r}")
     named = tuple((name, _codec(f"the codec of {name!r}", one)) for name, one in items)
     return named, named
@@ -139,13 +140,37 @@ def _codec(what: str, codec: Any) -> Codec:
             f"store: {what} must have block, encode, decode and error_bound, as those of optlab.codecs do, or be one "
             f"of {names}, got {codec!r}"
         )
-    if codec.block is not None and (not isinstance(codec.block, int) or codec.block < 1):
-        raise ValueError(f"store: {what} must have a block of a whole number >= 1, or None, got {codec.block!r}")
+    if codec.block is not None:
+        check_whole("store", f"the block of {what}", codec.block, 1)
     try:
         hash(codec)
     except TypeError:
         raise TypeError(f"store: {what} must hash by value, as a frozen dataclass does, got {codec!r}") from None
+    _require_arrays(what, codec)
     return codec
+
+
+def _require_arrays(what: str, codec: Codec) -> None:
+    """Refuses a codec that makes something else of an array than `Codec` says."""
+    shape, stored, decoded = _made_by(codec)
+    if not stored or any(len(array.shape) != len(shape) or array.shape[:-1] != shape[:-1] for array in stored):
+        kinds = ", ".join(map(trees.said, stored)) or "nothing"
+        raise TypeError(f"store: {what} must encode {list(shape)} as arrays of {shape[0]} rows, got {kinds}: {codec!r}")
+    if getattr(decoded, "shape", None) != shape or not jnp.issubdtype(decoded.dtype, jnp.floating):
+        raise TypeError(
+            f"store: {what} must decode to floating-point numbers shaped as they were, {list(shape)}, got "
+            f"{trees.said(decoded)}: {codec!r}"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _made_by(codec: Codec) -> tuple[tuple[int, ...], list[Any], Any]:
+    """A shape, the types of the arrays that a codec makes of it, and what it makes of these again."""
+    shape = (2, codec.block or 3)
+    x, bits = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.float32, jnp.uint32))
+    stored = jax.eval_shape(codec.encode, x, bits)
+    arrays = jax.tree.leaves(stored)
+    return shape, arrays, jax.eval_shape(codec.decode, stored) if arrays else None
 
 
 def _require_slots(rule: Rule, named: Named) -> None:

@@ -570,6 +570,70 @@ def test_bfloat16_weights_ignore_small_steps_unless_rounded_by_chance():
     assert abs(walked(50, rounding="stochastic") - 1.05) < 1e-3
 
 
+# 2**-8 is half a step of bfloat16 at one, and rounds to the even neighbour, which is one; a little more rounds up.
+MORE_THAN_HALF = {"bfloat16": (2**-8 * (1 + 2**-9), 1 + 2**-7), "float16": (2**-11 * (1 + 2**-11), 1 + 2**-10)}
+
+
+@pytest.mark.parametrize("dtype", MORE_THAN_HALF)
+def test_what_is_added_is_not_rounded_before(dtype):
+    """Summed in the dtype of the weights, the update would be rounded first, to half a step, and the sum to one."""
+    update, moved = MORE_THAN_HALF[dtype]
+    w, u = {"w": jnp.ones(3, dtype)}, {"w": jnp.full(3, update, jnp.float32)}
+    once = optlab.apply_updates(w, u)["w"]
+    assert once.dtype == dtype
+    np.testing.assert_array_equal(once, np.full(3, moved, once.dtype))
+    twice = w["w"] + u["w"].astype(dtype)
+    np.testing.assert_array_equal(twice, w["w"])
+
+
+def test_stochastic_rounding_is_of_the_whole_sum():
+    """Three quarters of a step go up three times of four; summed in the dtype of the weights, always."""
+    w, u = jnp.ones(1 << 12, jnp.bfloat16), jnp.full(1 << 12, 0.75 * 2**-7, jnp.float32)
+    up = optlab.apply_updates(w, u, rounding="stochastic", key=jax.random.key(0)) > 1
+    assert np.mean(up) == pytest.approx(0.75, abs=0.03)
+    assert np.all(w + u.astype(w.dtype) > 1)
+
+
+def test_double_updates_move_single_weights_once(x64):
+    w, u = jnp.float32(1), jnp.float64(2**-24 * (1 + 2**-26))
+    assert optlab.apply_updates(w, u) == np.float32(1 + 2**-23)
+    assert w + u.astype(jnp.float32) == w
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_updates_in_the_dtype_of_the_gradients(dtype):
+    w = {"w": public.random_tree((3, 4), 0, dtype), "nothing": None}
+    g, tx = jax.tree.map(lambda w: w + jnp.ones_like(w), w), optlab.keep_dtype(ADAMW)
+    u, state = jax.jit(tx.update)(g, tx.init(w), w)
+    wanted, same_state = jax.jit(ADAMW.update)(g, ADAMW.init(w), w)
+    assert u["w"].dtype == dtype
+    chex.assert_trees_all_equal(u["w"], wanted["w"].astype(dtype))
+    chex.assert_trees_all_equal(state, same_state)
+    assert optlab.keep_dtype(optlab.square()).update(jnp.ones(3, jnp.complex64), optlab.square().init(w))[0].dtype == (
+        jnp.float32
+    )
+
+
+WANT_ONE_DTYPE = {
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "conditionally_transform": lambda tx: optax.conditionally_transform(tx, lambda step: step >= 0),
+    "conditionally_mask": lambda tx: optax.conditionally_mask(tx, lambda step: step >= 0),
+}
+
+
+@pytest.mark.parametrize("around", WANT_ONE_DTYPE)
+def test_optax_chooses_between_updates_of_one_dtype(around, peer):
+    w = {"w": jnp.ones(4, jnp.bfloat16)}
+    with peer():
+        tx = WANT_ONE_DTYPE[around](optlab.keep_dtype(ADAMW))
+        u, _ = jax.jit(tx.update)(w, tx.init(w), w)
+        wanted = ADAMW.update(w, ADAMW.init(w), w)[0]["w"].astype(jnp.bfloat16)
+        np.testing.assert_array_equal(u["w"], wanted)
+        without = WANT_ONE_DTYPE[around](ADAMW)
+        with pytest.raises(TypeError, match="must have equal"):
+            without.update(w, without.init(w), w)
+
+
 def test_kahan_keeps_what_rounding_takes():
     w = {"half": jnp.ones(100, jnp.bfloat16), "single": jnp.ones(100)}
     tx = optlab.chain(optlab.sgd(1e-3), optlab.kahan())
@@ -591,6 +655,21 @@ class Unhashable(codecs.BFloat16):
 
 class NoBlock(Halves):
     block = 0
+
+
+class OneOfABlock(codecs.Int8):
+    def decode(self, stored):
+        return super().decode(stored)[..., :1]
+
+
+class Sum(codecs.BFloat16):
+    def encode(self, x, bits):
+        return jnp.sum(x)
+
+
+class Forgets(codecs.BFloat16):
+    def encode(self, x, bits):
+        return {}
 
 
 OURS = (
@@ -631,9 +710,55 @@ REFUSED = {
     "store: the codec of 'ema' is the class Float8: call it, Float8()": lambda: optlab.store(
         ADAMW, {"ema": codecs.Float8}
     ),
-    "store: the codec must have a block of a whole number >= 1, or None, got 0": lambda: optlab.store(ADAMW, NoBlock()),
-    "store: codec must be a codec, or a mapping from names of slots to codecs, got (1, 2)": lambda: optlab.store(
-        ADAMW, (1, 2)
+    "store: the block of the codec must be a whole number >= 1, got 0": lambda: optlab.store(ADAMW, NoBlock()),
+    **{
+        f"store: codec must be a codec, or a mapping from names of slots to codecs, got {said}": (
+            lambda codec=codec: optlab.store(ADAMW, codec)
+        )
+        for said, codec in {"(1, 2)": (1, 2), "{}": {}, "{0: codecs.Int8()}": {0: codecs.int8}}.items()
+    },
+    "store: the codec must decode to floating-point numbers shaped as they were, [2, 256], got float32[2, 1]: "
+    "codecs.OneOfABlock()": lambda: optlab.store(ADAMW, OneOfABlock()),
+    "store: the codec of 'ema' must encode [2, 3] as arrays of 2 rows, got float32[]: codecs.Sum()": lambda: (
+        optlab.store(ADAMW, {"ema": Sum()})
+    ),
+    "store: the codec must encode [2, 3] as arrays of 2 rows, got nothing: codecs.Forgets()": lambda: optlab.store(
+        ADAMW, Forgets()
+    ),
+    "codecs.Float8: block must be a whole number >= 1, got True": lambda: codecs.Float8(True),
+    "apply_updates: key must be one jax.random.key, another one at each step, got 0": lambda: optlab.apply_updates(
+        jnp.ones(3), jnp.ones(3), rounding="stochastic", key=0
+    ),
+    "apply_updates: key must be one jax.random.key, another one at each step, got key<fry>[3]": lambda: (
+        optlab.apply_updates(
+            jnp.ones(3), jnp.ones(3), rounding="stochastic", key=jax.random.split(jax.random.key(0), 3)
+        )
+    ),
+    "apply_updates: updates and params differ first at ['b']: nothing against float32[3]": lambda: optlab.apply_updates(
+        {"a": jnp.ones(2), "b": jnp.ones(3)}, {"a": jnp.ones(2)}
+    ),
+    "apply_updates: at ['b']: updates have shape (3, 1), params (3,)": lambda: optlab.apply_updates(
+        {"a": None, "b": jnp.ones(3)}, {"a": None, "b": jnp.ones((3, 1))}
+    ),
+    "apply_updates: at ['b']: updates are complex (complex64), params are real (float32)": lambda: optlab.apply_updates(
+        {"b": jnp.ones(3)}, {"b": jnp.ones(3, jnp.complex64)}
+    ),
+    "apply_updates: at ['b']: expected an array, got None": lambda: optlab.apply_updates(
+        {"b": jnp.ones(3)}, {"b": None}
+    ),
+    "apply_updates: at ['n']: dtype int32 is neither floating-point nor complex; leave it out with optax.masked, "
+    "optax.partition or your framework's filter": lambda: optlab.apply_updates(
+        {"n": jnp.arange(3)}, {"n": jnp.ones(3)}
+    ),
+    "kahan: updates and params differ first at ['b']: nothing against float32[3]": lambda: optlab.kahan().update(
+        {}, optlab.kahan().init({"b": jnp.ones(3)}), {"b": jnp.ones(3)}
+    ),
+    "kahan: at the root: the state's error has shape (2,), params (3,); call init(params) anew": lambda: (
+        optlab.kahan().update(jnp.ones(3), optlab.kahan().init(jnp.ones(2)), jnp.ones(3))
+    ),
+    "keep_dtype: tx is the function sgd, not a transform: call it, sgd(...)": lambda: optlab.keep_dtype(optlab.sgd),
+    "add_decayed_weights (link 2 of 3 in chain) needs params: call update(updates, state, params)": lambda: (
+        optlab.keep_dtype(ADAMW).update(jnp.ones(3), ADAMW.init(jnp.ones(3)))
     ),
     "store: no slot is called 'emma'; the slots are denominator.ema, numerator.ema": lambda: optlab.store(
         ADAMW, {"emma": codecs.int8}
@@ -652,8 +777,8 @@ REFUSED = {
     "apply_updates: stochastic rounding needs a key, another one at each step: key=fold_in(key, step)": lambda: (
         optlab.apply_updates(jnp.ones(3), jnp.ones(3), rounding="stochastic")
     ),
-    "apply_updates: stochastic rounding is there for bfloat16 weights, got float16": lambda: optlab.apply_updates(
-        jnp.ones(3, jnp.float16), jnp.ones(3), rounding="stochastic", key=jax.random.key(0)
+    "apply_updates: at the root: stochastic rounding is there for bfloat16 weights, got float16": lambda: (
+        optlab.apply_updates(jnp.ones(3, jnp.float16), jnp.ones(3), rounding="stochastic", key=jax.random.key(0))
     ),
     "kahan needs params: call update(updates, state, params)": lambda: optlab.kahan().update(
         jnp.ones(3), optlab.kahan().init(jnp.ones(3))
