@@ -40,7 +40,7 @@ from optlab.decay import (
     shrink_proximally,
     shrink_weights,
 )
-from optlab.memory import apply_updates, kahan, store
+from optlab.memory import apply_updates, kahan, keep_dtype, store
 from optlab.memory import codecs as codecs
 from optlab.optimizers import (
     adabelief,
@@ -122,6 +122,7 @@ __all__ = [
     "identity",
     "interpolate_ema",
     "kahan",
+    "keep_dtype",
     "l2_penalty",
     "laprop",
     "lion",
