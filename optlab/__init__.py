@@ -72,7 +72,7 @@ if typing.TYPE_CHECKING:
     from optlab.equations.comparison import compare
     from optlab.equations.explanation import explain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __getattr__ = extras.on_demand(
     __name__,
