@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -15,8 +15,8 @@ from jax.sharding import AxisType
 
 from optlab.algebra import placing, trees
 from optlab.algebra.hyperparameters import Schedule
-from optlab.algebra.operands import Recipe, Table, values
-from optlab.outside import optax_internals
+from optlab.algebra.operands import Recipe, Table, spare_operands, values
+from optlab.outside import jax_internals, optax_internals
 from optlab.outside.jax_internals import is_traced
 
 Slots = dict[str, Any]
@@ -118,7 +118,8 @@ def init(program: Program, params: Any) -> State:
         for w, bits in zip(leaves, all_bits, strict=True):
             of_leaves.append(placed_like(w, rules[bits].init(widened(w))))
     except LeafError as error:
-        raise ValueError(f"{program.name}: params at {trees.path_of(params, len(of_leaves))}: {error}") from None
+        place = f"params at {trees.path_of(params, len(of_leaves))}"
+        raise ValueError(_placed(program.name, place, error)) from None
     layout = _slot_layout(program, leaves)
     return State(jnp.zeros((), jnp.int32), layout.trees(treedef, list(map(layout.flat, of_leaves))))
 
@@ -130,7 +131,7 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
     layout = _slot_layout(program, us)
     columns = _slot_columns(program.name, layout, updates, state)
     all_bits = _mask_bits(program, updates if params is None else params)
-    kernels = {bits: _kernel(program.skeleton, len(program.numbers), layout, bits) for bits in set(all_bits)}
+    kernels = {bits: _kernel(program.skeleton, layout, bits) for bits in set(all_bits)}
     t = next_step(program.name, state.count)
     operands = tuple(value.at(t) if isinstance(value, Schedule) else value for value in program.operands)
     outs: list[jax.Array] = []
@@ -146,11 +147,45 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
             outs.append(out)
             rows.append(slots)
     except LeafError as error:
-        raise ValueError(f"{program.name}: at {trees.path_of(updates, len(rows))}: {error}") from None
+        raise ValueError(_placed(program.name, f"at {trees.path_of(updates, len(rows))}", error)) from None
     return treedef.unflatten(outs), State(t, layout.trees(treedef, rows))
 
 
+def _placed(owner: str, place: str, error: LeafError) -> str:
+    return f"{owner}: {place}: {str(error).removeprefix(f'{owner}: ')}"
+
+
 # One leaf -----------------------------------------------------------------------------------------------------------
+
+
+class _OfAllNumbers:
+    """The program of one kind of leaf, given what stands for the Python floats.
+
+    Args:
+      recipes: how the first operands come from the floats.
+      traced: what the program does, with spare operands behind those.
+      treedef: of what it gives.
+    """
+
+    def __init__(self, recipes: Sequence[Recipe], traced: Any, treedef: Any) -> None:
+        self._recipes = tuple(recipes)
+        self.operands = functools.lru_cache(maxsize=64)(self._operands)
+        spare = spare_operands()[len(recipes) :]
+        compute = jax_internals.jaxpr_as_fun(traced)
+
+        def program(operands: Sequence[Any], *leaf: Any) -> Any:
+            return treedef.unflatten(compute(*operands, *spare, *jax.tree.leaves(leaf)))
+
+        self.compiled = jax.jit(program)
+
+    def _operands(self, numbers: tuple[float, ...]) -> tuple[np.ndarray, ...] | None:
+        """None where the arithmetic fails, as a quotient by 0.0 does on the host and does not on a device."""
+        try:
+            return values(self._recipes, numbers)
+        except LeafError:
+            raise
+        except (ArithmeticError, ValueError):
+            return None
 
 
 class _Kernel:
@@ -159,37 +194,37 @@ class _Kernel:
     A rule that does more with them than arithmetic, as `if b1 > 0` does, has a program for each.
     """
 
-    def __init__(self, skeleton: Skeleton, count: int, layout: "Layout", bits: tuple[bool, ...]) -> None:
+    def __init__(self, skeleton: Skeleton, layout: "Layout", bits: tuple[bool, ...]) -> None:
         self._skeleton, self._layout, self._bits = skeleton, layout, bits
-        self._recipes: dict[Any, Sequence[Recipe] | None] = {}
-        self._values = functools.lru_cache(maxsize=64)(self._values_of)
-        self._of_all = jax.jit(_anywhere(lambda values, *leaf: self._update(Table((), values).numbers(count), *leaf)))
+        self._programs: dict[Hashable, _OfAllNumbers | None] = {}
         self._of_these = functools.lru_cache(maxsize=64)(
             lambda numbers: jax.jit(_anywhere(functools.partial(self._update, numbers)))
         )
 
     def __call__(self, numbers: tuple[float, ...], *leaf: Any) -> tuple[jax.Array, list[Any]]:
         """The outgoing update and the new slots of `leaf`; slots go in and out flat, as the layout flattens them."""
-        types = tuple(map(jax.typeof, jax.tree.leaves(leaf[1:4])))
-        if types not in self._recipes:
-            self._recipes[types] = self._recipes_of(numbers, *leaf)
-        values = self._values(numbers, types, jax.config.read("jax_enable_x64"))
-        return self._of_these(numbers)(*leaf) if values is None else self._of_all(values, *leaf)
+        if not numbers or jax_internals.jit_is_off():
+            return self._of_these(numbers)(*leaf)
+        types = (*map(jax.typeof, jax.tree.leaves(leaf)), *jax_internals.trace_settings())
+        if types not in self._programs:
+            self._programs[types] = self._of_all(numbers, *leaf)
+        program = self._programs[types]
+        served = None if program is None else program.operands(numbers)
+        return self._of_these(numbers)(*leaf) if program is None or served is None else program.compiled(served, *leaf)
 
-    def _recipes_of(self, numbers: tuple[float, ...], *leaf: Any) -> Sequence[Recipe] | None:
-        """What a program for all numbers is given in their place; None if there can't be one."""
-        table = Table(numbers)
+    def _of_all(self, numbers: tuple[float, ...], *leaf: Any) -> "_OfAllNumbers | None":
+        """A program for all numbers, if there can be one; traced with more operands than it will need."""
+        recipes: list[Recipe] = []
+
+        def update(operands: Sequence[Any], *leaf: Any) -> tuple[jax.Array, list[Any]]:
+            table = Table(operands, recipes)
+            return self._update(table.numbers(len(numbers)), *leaf)
+
         try:
-            jax.eval_shape(_anywhere(functools.partial(self._update, table.numbers(len(numbers)))), *leaf)
-        except Exception:  # whatever the rule needs the float itself for; its own errors are said by the second trace
-            jax.eval_shape(_anywhere(functools.partial(self._update, numbers)), *leaf)
+            traced, shape = jax.make_jaxpr(_anywhere(update), return_shape=True)(spare_operands(), *leaf)
+            return _OfAllNumbers(recipes, traced, jax.tree.structure(shape))
+        except Exception:  # whatever the rule needs the float itself for; its own errors are said where it has it
             return None
-        return table.recipes
-
-    def _values_of(self, numbers: tuple[float, ...], types: Any, x64: bool) -> tuple[np.ndarray, ...] | None:
-        del x64  # which decides what they are rounded to
-        recipes = self._recipes[types]
-        return None if recipes is None else values(recipes, numbers)
 
     def _update(
         self, numbers: Sequence[Any], operands: Any, u: Any, flat_slots: Sequence[Any], w: Any, t: jax.Array, leaf: Any

@@ -574,7 +574,7 @@ UPDATES = {
     ),
     "params missing in a fork": Row(
         ValueError,
-        "add_decayed_weights (in divide) needs params: call ...",
+        "add_decayed_weights (link 1 of 2 in divide) needs params: call ...",
         lambda: update(optlab.divide(DECAY, optlab.absolute()), params=None),
     ),
     "params missing among optax": Row(
@@ -584,7 +584,7 @@ UPDATES = {
     ),
     "params missing for stable decay": Row(
         ValueError,
-        "add_decayed_weights (in divide_and_decay_stably) needs params: call ...",
+        "add_decayed_weights (link 3 of 3 in divide_and_decay_stably) needs params: call ...",
         lambda: update(optlab.adams(1e-3, weight_decay=0.1), params=None),
     ),
     "params of another tree": Row(
