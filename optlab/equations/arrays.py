@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from optlab.equations.interpret import inner_call, number
+from optlab.outside import jax_internals as core
 
 Function = Callable[..., Any]
 
