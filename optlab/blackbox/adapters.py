@@ -114,7 +114,7 @@ class Box:
             if callable(getattr(made, "init", None)) and callable(getattr(made, "update", None)):
                 return _optax_step(made, start)
             if isinstance(start, dict) and callable(made):
-                alone = {name: self._make(*positional, **named) for name in start}
+                alone = {name: self._make(*positional, **named) for name in list(start)}
                 return lambda w, g: {name: alone[name](w[name], g[name]) for name in w}
         except Exception as error:
             raise ValueError(

@@ -11,7 +11,7 @@ from scipy.optimize import least_squares
 
 from optlab.blackbox.families import EXACT, Model, Scalars
 
-SCALAR_STEPS, SCALAR_ROUNDS, SCALAR_ERROR = 40, 2, 1e-5
+SCALAR_STEPS, SCALAR_ROUNDS, SCALAR_ERROR = 40, 3, 100.0  # the last in roundings of float32
 UNCLEAR = 64.0  # roundings: what is nearer to zero than so many of its terms has no sign
 ROUNDINGS = 16.0  # in one update, at least; an average adds as many as it remembers steps
 EVALUATIONS = 300
@@ -131,8 +131,8 @@ def predict(fit: Fit, run: Trajectory) -> np.ndarray:
 def off_from(fit: Fit, run: Trajectory) -> float:
     """How far a fit is off a run, in units of a rounding that counts the terms of an update one by one.
 
-    They cancel where decay turns a weight around, and leave the rounding of what was there; a sign of nothing but rounding
-    tells nothing.
+    They cancel where decay turns a weight around, and leave the rounding of what was there; a sign of nothing but
+    rounding tells nothing.
     """
     with np.errstate(all="ignore"):
         clear = fit.model.clear(run.w[:-1], run.g, fit.values, UNCLEAR * run.precision.moves)[run.seen]
@@ -162,40 +162,40 @@ def explained_by_rates(found: Fit, run: Trajectory) -> tuple[np.ndarray, float]:
 def explained_by_scalars(found: Fit, run: Trajectory) -> bool:
     """Whether scalars in float32 are all that a fit is off by: scalars are the same for every weight.
 
-    What they are off by at every step is solved for from one half of the weights; the other half then has to be predicted
-    down to the rounding of float64.
+    What they are off by at every step is solved for from a quarter of the weights, and with it what float32 hides of
+    the values, a second eps included; the others then have to be predicted down to the rounding of float64.
     """
     run = Trajectory(run.w[: SCALAR_STEPS + 1], run.g[:SCALAR_STEPS], DOUBLE)
     weights = np.arange(run.w.shape[1])
-    solving, other = run.only(weights[weights % 8 < 4]), run.only(weights[weights % 8 >= 4])
+    some, others = run.only(weights[weights % 16 < 4]), run.only(weights[weights % 16 >= 4])
     names = [field.name for field in dataclasses.fields(Scalars)]
-    at = {name: np.full(SCALAR_STEPS, float(getattr(EXACT, name))) for name in names}
-    values = {"rate": found.rate, **found.values}
+    exact = np.concatenate([np.full(SCALAR_STEPS, float(getattr(EXACT, name))) for name in names])
+    model, values = found.model, {"rate": found.rate, **found.values}
+    size = {name: SINGLE.moves * value for name, value in values.items()}
+    if model.core.eps.startswith("inside"):
+        core = dataclasses.replace(model.core, eps=model.core.eps.replace("inside", "both"))
+        model, eps_root = dataclasses.replace(model, core=core), values["eps"]
+        values |= {"eps_root": eps_root, "eps": 0.0}
+        size |= {"eps_root": size["eps"], "eps": SINGLE.moves * math.sqrt(eps_root)}
 
-    def off(run: Trajectory, at: Mapping[str, np.ndarray], values: Mapping[str, float]) -> np.ndarray:
-        scalars = Scalars(**{name: each[:, None] for name, each in at.items()})
+    def off(run: Trajectory, change: np.ndarray) -> np.ndarray:
+        scalars = np.split((exact + SINGLE.moves * change[: len(exact)])[:, None], len(names))
+        at = {
+            name: value + size[name] * x for (name, value), x in zip(values.items(), change[len(exact) :], strict=True)
+        }
         with np.errstate(all="ignore"):
-            return run.off(found.model.moves(run.w[:-1], run.g, values["rate"], values, scalars))
+            return run.off(model.moves(run.w[:-1], run.g, at["rate"], at, Scalars(*scalars)))
 
-    size, exact = SINGLE.moves, off(solving, at, values)
-    columns = [
-        off(solving, {**at, name: at[name] + size * one}, values) - exact
-        for name in names
-        for one in np.eye(SCALAR_STEPS)
-    ]
-    columns += [off(solving, at, {**values, name: value * (1 + size)}) - exact for name, value in values.items()]
-    matrix = np.stack(columns, axis=1)
-    length = np.linalg.norm(matrix, axis=0)
+    change = np.zeros(len(exact) + len(values))
+    before = off(some, change)
+    slopes = np.stack([off(some, one) - before for one in np.eye(len(change))], axis=1)
+    length = np.linalg.norm(slopes, axis=0)
     length = np.where(length > 1e-9 * length.max(), length, np.inf)
-    inverse = np.linalg.pinv(matrix / length, rcond=1e-12)
+    inverse = np.linalg.pinv(slopes / length, rcond=1e-12)
     for _ in range(SCALAR_ROUNDS):
-        change = -size * (inverse @ off(solving, at, values)) / length
-        for name, part in zip(names, np.split(change, np.arange(1, len(names) + 1) * SCALAR_STEPS), strict=False):
-            at[name] = at[name] + part
-        for name, part in zip(values, change[len(names) * SCALAR_STEPS :], strict=True):
-            values[name] *= 1 + float(part)
-    small = max(float(np.abs(each - getattr(EXACT, name)).max()) for name, each in at.items()) < SCALAR_ERROR
-    return small and rms(off(other, at, values)) <= found.allowed()
+        change = change - inverse @ off(some, change) / length
+    small = np.abs(change[: len(exact)]).max() < SCALAR_ERROR
+    return bool(small and rms(off(others, change)) <= found.allowed())
 
 
 # Hyperparameters are fitted on the scale on which they are free ----------------------------------------------------
