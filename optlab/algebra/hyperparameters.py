@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from optlab.algebra.operands import Number
+from optlab.outside.jax_internals import is_traced
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,16 +45,15 @@ RANGES = {
 }
 
 
-def is_traced(value: Any) -> bool:
-    return isinstance(value, Tracer)
-
-
 def canonical(value: Any) -> Any:
     """Host numbers become Python floats, so that equal transforms hold equal values."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of a whole number
+            return math.inf if value == abs(value) else -math.inf
     return value
 
 

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType
 
 from optlab.algebra import placing, trees
 from optlab.algebra.hyperparameters import Schedule
 from optlab.algebra.operands import Recipe, Table, values
 from optlab.outside import optax_internals
+from optlab.outside.jax_internals import is_traced
 
 Slots = dict[str, Any]
 
@@ -108,17 +110,17 @@ def init(program: Program, params: Any) -> State:
     if optax_internals.stands_for_params(params):
         return State(jnp.zeros((), jnp.int32), _places_of(program, params))
     leaves, treedef = jax.tree.flatten(params)
-    layout = _slot_layout(program, leaves)
     all_bits = _mask_bits(program, params)
     operands = tuple(value.function if isinstance(value, Schedule) else value for value in program.operands)
     rules = {bits: program.skeleton.rule(program.numbers, operands, bits) for bits in set(all_bits)}
-    rows: list[list[Any]] = []
+    of_leaves: list[Slots] = []
     try:
         for w, bits in zip(leaves, all_bits, strict=True):
-            rows.append(layout.flat(rules[bits].init(widened(w))))
+            of_leaves.append(placed_like(w, rules[bits].init(widened(w))))
     except LeafError as error:
-        raise ValueError(f"{program.name}: params at {trees.path_of(params, len(rows))}: {error}") from None
-    return State(jnp.zeros((), jnp.int32), layout.trees(treedef, rows))
+        raise ValueError(f"{program.name}: params at {trees.path_of(params, len(of_leaves))}: {error}") from None
+    layout = _slot_layout(program, leaves)
+    return State(jnp.zeros((), jnp.int32), layout.trees(treedef, list(map(layout.flat, of_leaves))))
 
 
 def update(program: Program, updates: Any, state: State, params: Any) -> tuple[Any, State]:
@@ -171,7 +173,7 @@ class _Kernel:
         types = tuple(map(jax.typeof, jax.tree.leaves(leaf[1:4])))
         if types not in self._recipes:
             self._recipes[types] = self._recipes_of(numbers, *leaf)
-        values = self._values(numbers, types, jax.config.jax_enable_x64)
+        values = self._values(numbers, types, jax.config.read("jax_enable_x64"))
         return self._of_these(numbers)(*leaf) if values is None else self._of_all(values, *leaf)
 
     def _recipes_of(self, numbers: tuple[float, ...], *leaf: Any) -> Sequence[Recipe] | None:
@@ -322,6 +324,29 @@ def widened(w: Any) -> Any:
     _require_array(w)
     w = jnp.asarray(w)
     return w.astype(wide(w.dtype))
+
+
+def placed_like(w: Any, slots: Slots) -> Slots:
+    """The slots, those shaped like the weight on the devices where it lies, in a trace too.
+
+    There a constant lies nowhere, and a compiler that is left alone puts it on one device. What is computed of the
+    weight lies where that does, whatever the mesh and its axes: a zero made of it is subtracted, which no bit changes.
+    """
+    if not is_traced(w) or not _lies_on_a_mesh(w):
+        return slots
+    zero = (w == w) & (w != w)  # whatever the weight is, NaN too
+
+    def placed(x: Any) -> Any:
+        x = jnp.asarray(x)
+        return x - zero.astype(x.dtype) if x.shape == w.shape and jnp.issubdtype(x.dtype, jnp.number) else x
+
+    return jax.tree.map(placed, slots)
+
+
+def _lies_on_a_mesh(w: Any) -> bool:
+    """Whether there is a mesh, of axes that JAX looks after; inside `shard_map` a leaf is one shard already."""
+    mesh = jax.typeof(w).sharding.mesh
+    return not mesh.empty and AxisType.Manual not in mesh.axis_types
 
 
 # Slots --------------------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class Number:
 
     def like(self, array: Any) -> jax.Array:
         """The operand, in the dtype of `array`."""
-        if not jnp.issubdtype(getattr(array, "dtype", None), jnp.inexact):
+        if not hasattr(array, "dtype") or not jnp.issubdtype(array.dtype, jnp.inexact):
             raise NotArithmetic(f"a hyperparameter meets {array!r}")
         return self.table.operand(self.recipe).astype(array.dtype)
 
@@ -106,7 +106,7 @@ class Number:
     __pow__, __rpow__ = _arithmetic(operator.pow)
 
     def __neg__(self) -> Any:
-        return derived(operator.neg, self)
+        return derived(lambda number: -number, self)
 
     __bool__ = __float__ = __int__ = __index__ = __abs__ = __round__ = _refuse
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse

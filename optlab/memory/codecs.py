@@ -10,6 +10,8 @@ from optlab.algebra import noise
 from optlab.algebra.hyperparameters import check_choice, check_whole
 from optlab.memory.rounding import ROUNDINGS, float_steps, to_bfloat16
 
+__all__ = ["BFloat16", "Codec", "Float8", "Int8", "bfloat16", "float8", "int8"]
+
 
 @runtime_checkable
 class Codec(Protocol):

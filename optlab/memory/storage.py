@@ -12,7 +12,7 @@ from optlab.algebra import trees
 from optlab.algebra.combinators import chain, require_rule, require_transform
 from optlab.algebra.hyperparameters import check_seed, check_whole
 from optlab.algebra.lifting import Rule, Slots
-from optlab.algebra.transform import Transform, describe, lifted, rebuild
+from optlab.algebra.transform import Transform, as_read, describe, lifted
 from optlab.memory import codecs, steps
 from optlab.memory.codecs import Codec
 from optlab.memory.slots import Named, fits, leaf_like, paths
@@ -58,7 +58,7 @@ def store(
     `explain` and `compare` see through it, as through all rounding, and read the recurrence of `tx`.
     """
     rule = _rule_of(tx)
-    if unstored(tx) is not tx:
+    if as_read(tx) is not tx:
         raise ValueError(f"store: a part of it is stored already, give each slot its codec by name instead, got {tx!r}")
     named, codec = _named(codec)
     check_seed("store", seed)
@@ -73,18 +73,8 @@ def store(
 
     mixes = any(codec.block is not None for _, codec in named)
     around = Rule(update, init, elementwise=rule.elementwise and not mixes, needs_params=rule.needs_params)
-    return lifted(store, around, hyperparams={"codec": codec, "min_size": min_size, "seed": seed}, parts=(tx,))
-
-
-def unstored(tx: Any) -> Any:
-    """`tx` with float32 in the place of every codec in it; what is no `Transform` stays as it is."""
-    if not isinstance(tx, Transform):
-        return tx
-    parts = [unstored(part) for part in tx.parts]
-    if tx.maker is store:
-        return parts[0]
-    kept = all(new is old for new, old in zip(parts, tx.parts, strict=True))
-    return tx if kept else rebuild(tx.maker, parts, tx.hyperparams)
+    hyperparams = {"codec": codec, "min_size": min_size, "seed": seed}
+    return lifted(store, around, hyperparams=hyperparams, parts=(tx,), reads_as=tx)
 
 
 # What was asked for -------------------------------------------------------------------------------------------------

@@ -1,46 +1,64 @@
-"""What is used of JAX that it does not promise to keep: each reach with its reason, so that a new JAX is work in one file.
+"""What is used of JAX that it does not promise to keep: each reach with its reason; a new JAX is one file's work.
 
 Nothing else in optlab imports `jax.core`, `jax.extend`, `jax.interpreters` or `jax._src`, knows a primitive by its name
 to lower it, or reads what JAX writes in its messages (a test reads the imports). The names of the primitives whose
 meaning `equations.interpret` knows stand there, beside the meanings: those are its subject.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax._src import distributed
+
+# Types of what is traced and of what stands in a jaxpr, which `equations` reads; JAX has no others, and no other place.
 from jax.core import ShapedArray, Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, Var, jaxpr_as_fun
 
 __all__ = [
+    "UNKNOWN_TO_TRITON",
     "ClosedJaxpr",
     "Jaxpr",
     "Literal",
     "Primitive",
     "ShapedArray",
     "Var",
-    "equations_within",
+    "function_of",
     "is_traced",
-    "jaxpr_as_fun",
+    "key_value_store",
     "on_every_trace",
+    "primitives_within",
     "speaks_of_donation",
 ]
 
+UNKNOWN_TO_TRITON = ("random", "threefry", "gather", "scatter", "dynamic_", "sort", "cum", "dot_general")
+"""How the names of primitives begin for which Pallas has no Triton code; it doesn't say for which it has."""
+
 
 def is_traced(value: Any) -> bool:
-    """Whether a value is not known before the program runs; `jax.core` alone has a name for the type of such values."""
+    """Whether a value is not known before the program runs."""
     return isinstance(value, Tracer)
 
 
-def equations_within(jaxpr: Any) -> Iterator[Any]:
-    """The equations of a jaxpr and of those that stand in their parameters; JAX has no public walk."""
+def function_of(jaxpr: Jaxpr, constants: Sequence[Any]) -> Callable[..., list[Any]]:
+    """A traced function again, with other constants, such as those that a kernel is handed."""
+    return jaxpr_as_fun(ClosedJaxpr(jaxpr, constants))
+
+
+def primitives_within(jaxpr: Any) -> Iterator[str]:
+    """The names of the operations in a jaxpr and in those that stand in its parameters; JAX has no public walk."""
     for equation in jaxpr.eqns:
-        yield equation
+        yield equation.primitive.name
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 below = getattr(inner, "jaxpr", inner)
                 if hasattr(below, "eqns"):
-                    yield from equations_within(below)
+                    yield from primitives_within(below)
+
+
+def key_value_store() -> Any:
+    """Where the processes of `jax.distributed` tell each other texts; what JAX makes public of it carries arrays."""
+    return distributed.global_state.client
 
 
 def on_every_trace(callback: Callable[[], None]) -> None:

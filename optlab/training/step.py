@@ -13,7 +13,7 @@ from optlab.algebra.combinators import require_transform
 from optlab.algebra.lifting import wide, widened
 from optlab.algebra.transform import describe
 from optlab.memory.rounding import apply_updates
-from optlab.outside import jax_internals
+from optlab.outside.jax_internals import speaks_of_donation
 
 
 class TrainStep:
@@ -34,7 +34,7 @@ class TrainStep:
             _refuse_what_is_no_array(params, state, batch, key)
             raise
         except (ValueError, RuntimeError) as error:
-            if jax_internals.speaks_of_donation(error):
+            if speaks_of_donation(error):
                 _refuse_donated(params, state, batch)
             raise
 

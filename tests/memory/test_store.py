@@ -79,6 +79,7 @@ def assert_within_bound(codec, x):
     assert jnp.all(error <= bound), jnp.max(error / bound)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", ADVERSARIAL)
 @pytest.mark.parametrize("codec", CODECS, ids=repr)
 def test_errors_keep_within_the_bound_of_the_codec(codec, name):
@@ -98,6 +99,7 @@ def test_errors_of_drawn_blocks_keep_within_the_bound(codec, seed, spread, size,
     assert_within_bound(codec, jnp.asarray(x * rng.choice([-1, 1], x.shape) if signed else x, jnp.float32))
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("codec", [c for c in CODECS if c.rounding == "stochastic"], ids=repr)
 def test_stochastic_rounding_is_right_on_average(codec):
     x = jnp.asarray(np.r_[1.0, np.geomspace(1e-3, 0.9, 31)], jnp.float32)
@@ -112,6 +114,7 @@ def test_stochastic_rounding_is_right_on_average(codec):
         assert jnp.any(jnp.std(draws, 0) > 1e-4)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("codec", [codecs.int8, codecs.float8], ids=repr)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_seen_in_its_whole_block(codec, bad):
@@ -122,6 +125,7 @@ def test_what_is_not_finite_is_seen_in_its_whole_block(codec, bad):
     np.testing.assert_array_equal(decoded[1], x[1])
 
 
+@pytest.mark.device
 def test_second_moments_never_round_to_zero():
     v = np.r_[1.0, np.geomspace(1e-37, 1e-9, 255)]
     assert all(jnp.all(coded(codec, v) > 0) for codec in CODECS)
@@ -212,6 +216,7 @@ def test_a_scale_per_leaf_would_be_seen():
 # Runs ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("codec", [codecs.bfloat16, codecs.Int8(rounding="nearest")], ids=repr)
 def test_state_keeps_its_types_through_jit_scan_and_vmap(codec):
     tx = optlab.store(ADAMW, codec)
@@ -232,6 +237,7 @@ def test_state_keeps_its_types_through_jit_scan_and_vmap(codec):
     chex.assert_trees_all_close(jax.tree.map(lambda u: u[1], together), outs[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("codec", [codecs.bfloat16, codecs.int8], ids=repr)
 def test_a_checkpoint_goes_on_bit_for_bit(codec):
     tx = optlab.store(ADAMW, codec)
@@ -261,6 +267,7 @@ def different(seen):
     return all(np.mean(a != b) > 0.3 for i, a in enumerate(seen) for b in seen[:i])
 
 
+@pytest.mark.device
 def test_rounding_draws_from_seed_step_leaf_and_link():
     tx = optlab.store(hold(), codecs.bfloat16)
     assert different([*draws(tx), *draws(optlab.store(hold(), codecs.bfloat16, seed=1))])
@@ -334,6 +341,7 @@ def test_bytes_of_state_per_parameter(shape):
     assert state_bytes(codecs.bfloat16, shape) == 4.0
 
 
+@pytest.mark.device
 def test_where_int8_takes_more():
     assert 2.1 < state_bytes(codecs.int8, (50257, 64)) < 2.13
 
@@ -634,6 +642,7 @@ def test_optax_chooses_between_updates_of_one_dtype(around, peer):
             without.update(w, without.init(w), w)
 
 
+@pytest.mark.device
 def test_kahan_keeps_what_rounding_takes():
     w = {"half": jnp.ones(100, jnp.bfloat16), "single": jnp.ones(100)}
     tx = optlab.chain(optlab.sgd(1e-3), optlab.kahan())
