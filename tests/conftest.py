@@ -5,6 +5,7 @@ import devices  # before jax, which it sets up
 # isort: split
 
 import contextlib
+import importlib.util
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -34,6 +35,18 @@ def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
     if not devices.ON_ANY_DEVICE or collection_path.suffix != ".py":
         return None
     return "mark.device" not in collection_path.read_text() or None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-torch", action="store_true", help="run what is marked torch; without torch it fails")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--require-torch") or importlib.util.find_spec("torch") is not None:
+        return
+    for item in items:
+        if item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason="needs torch: make test-torch, or pip install '.[torch]'"))
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import ast
 import importlib
 import inspect
 import json
-import pathlib
 import re
 import subprocess
 import sys
@@ -17,16 +16,34 @@ import optlab
 
 # What the lab and the explanations need, and what that brings along; jax and optax import none of it by themselves.
 HEAVY = {"flax", "h5netcdf", "h5py", "jinja2", "matplotlib", "pandas", "rich", "scipy", "sklearn", "sympy", "xarray"}
+ON_DEMAND = {"check", "compare", "explain", "identify"}
 
 
-ROOT = pathlib.Path(__file__).parents[1]
+def _printed_by(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+ROOT = Path(__file__).parents[1]
 
 
 def _imported_by(code: str) -> set[str]:
     """Names of the modules that a fresh interpreter holds after `code`."""
-    program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    return set(json.loads(result.stdout))
+    return set(json.loads(_printed_by(f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))")))
+
+
+def _hiding(modules: set[str]) -> str:
+    """Code after which the `modules` are as if they were not installed."""
+    return f"""
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {modules!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
 
 
 def test_the_core_brings_in_jax_and_optax_and_nothing_of_the_lab():
@@ -183,7 +200,7 @@ def test_the_table_of_contents_is_whole_and_in_order():
     public_names = {
         name for name, value in vars(optlab).items() if not name.startswith("_") and not inspect.ismodule(value)
     }
-    assert public_names | {"check", "compare", "draw", "explain", "identify"} == set(optlab.__all__)
+    assert public_names | ON_DEMAND == set(optlab.__all__)
 
 
 _SEMI_PUBLIC = r"\bjax(\.|\s+import\s+(\w+\s*,\s*)*)(core|extend|interpreters|_src)\b"
@@ -214,19 +231,59 @@ def test_a_reach_would_be_seen(line):
 def test_what_needs_an_extra_is_imported_when_asked_for_and_names_the_extra_when_missing():
     assert not {"optlab.blackbox", "optlab.equations"} & _imported_by("import optlab")
     assert "optlab.equations.explanation" in _imported_by("import optlab; optlab.explain")
-    without = """
-import sys
-sys.modules["sympy"] = None
-import optlab
-try:
-    optlab.explain
-except ImportError as error:
-    print(error)
+    asked_for = """
+for name in ("explain", "compare", "identify", "check"):
+    try:
+        getattr(optlab, name)
+    except ImportError as error:
+        print(error)
 """
-    result = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=True, timeout=120)
-    assert result.stdout == "optlab.explain needs sympy: pip install 'optlab[explain]'\n"
+    names = ("explain", "compare", "identify", "check")
+    wanted = [f"optlab.{name} needs sympy: pip install 'optlab[explain]'" for name in names]
+    for hiding in ('import sys; sys.modules["sympy"] = None', _hiding({"sympy"})):
+        assert _printed_by(f"{hiding}\nimport optlab\n{asked_for}").splitlines() == wanted
     with pytest.raises(AttributeError, match=r"^module 'optlab' has no attribute 'explian'$"):
         optlab.explian  # noqa: B018  # pyright: ignore
+
+
+def test_a_star_import_gives_what_is_there():
+    star = "import json\nfrom optlab import *\nprint(json.dumps(sorted(globals())))"
+    given = set(json.loads(_printed_by(star)))
+    assert set(optlab.__all__) <= given
+    assert given & ON_DEMAND == ON_DEMAND
+    alone = set(json.loads(_printed_by(_hiding(HEAVY) + star)))
+    assert set(optlab.__all__) - alone == ON_DEMAND
+
+
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__main__.py"
+)
+
+
+def test_every_module_works_with_the_core_alone_or_names_the_extra():
+    tried = """
+import importlib, json
+said = {}
+for module in MODULES:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        said[module] = str(error)
+print(json.dumps(said))
+"""
+    said = json.loads(_printed_by(f"{_hiding(HEAVY)}\nMODULES = {MODULES!r}\n{tried}"))
+    extras = {"optlab.equations": "explain", "optlab.blackbox": "explain", "optlab.lab": "lab"}
+    for room, extra in extras.items():
+        inside = [module for module in MODULES if f"{module}.".startswith(f"{room}.")]
+        assert len(inside) > 1
+        assert {said.pop(module) for module in inside} == {f"{room} needs scipy: pip install 'optlab[{extra}]'"}
+    assert said == {}
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").read_bytes() == b""
 
 
 @pytest.mark.parametrize("name", [name for name in optlab.__all__ if callable(getattr(optlab, name))])

@@ -31,11 +31,13 @@ class Transform(optax.GradientTransformationExtraArgs):
       hyperparams: that function's arguments by name, parts left out.
       parts: the transforms that it combines, in order; optax's stand as they are.
       rule: the `Rule` that it lifts, or None where it works on whole trees.
+      reads_as: the transform whose equations are its own, but for rounding; None where that is itself.
     """
 
     hyperparams: Mapping[str, Any]
     parts: tuple[optax.GradientTransformation, ...]
     rule: lifting.Rule | None
+    reads_as: optax.GradientTransformation | None
     maker: Callable[..., "Transform"]
 
     def __new__(
@@ -47,12 +49,13 @@ class Transform(optax.GradientTransformationExtraArgs):
         hyperparams: Mapping[str, Any] | None = None,
         parts: Sequence[optax.GradientTransformation] = (),
         rule: lifting.Rule | None = None,
+        reads_as: optax.GradientTransformation | None = None,
     ) -> "Transform":
         if maker is None:  # two functions alone, as when JAX maps over the leaves of a tree that holds a transform
             return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportReturnType]
         self = super().__new__(cls, init, update)
         fixed = types.MappingProxyType(dict(hyperparams or {}))
-        self.__dict__.update(maker=maker, hyperparams=fixed, parts=tuple(parts), rule=rule)
+        self.__dict__.update(maker=maker, hyperparams=fixed, parts=tuple(parts), rule=rule, reads_as=reads_as)
         return self
 
     @property
@@ -101,6 +104,17 @@ def rebuild(
     maker: Callable[..., Transform], parts: Sequence[optax.GradientTransformation], hyperparams: Mapping[str, Any]
 ) -> Transform:
     return maker(*parts, **hyperparams)
+
+
+def as_read(tx: Any) -> Any:
+    """`tx` with each part that reads as another replaced by that one; what is no `Transform` stays as it is."""
+    if not isinstance(tx, Transform):
+        return tx
+    if tx.reads_as is not None:
+        return as_read(tx.reads_as)
+    parts = [as_read(part) for part in tx.parts]
+    kept = all(new is old for new, old in zip(parts, tx.parts, strict=True))
+    return tx if kept else rebuild(tx.maker, parts, tx.hyperparams)
 
 
 def describe(part: optax.GradientTransformation) -> str:
@@ -159,6 +173,7 @@ def lifted(
     *,
     hyperparams: Mapping[str, Any] | None = None,
     parts: Sequence[optax.GradientTransformation] = (),
+    reads_as: optax.GradientTransformation | None = None,
 ) -> Transform:
     """The transform that applies `rule` to every leaf; `maker(*parts, **hyperparams)` makes the same again."""
 
@@ -170,7 +185,7 @@ def lifted(
         require_params(tx, params)
         return lifting.update(tx._program, updates, state, params)
 
-    tx = Transform(init, update, maker=maker, hyperparams=hyperparams, parts=parts, rule=rule)
+    tx = Transform(init, update, maker=maker, hyperparams=hyperparams, parts=parts, rule=rule, reads_as=reads_as)
     return tx
 
 

@@ -287,7 +287,7 @@ def copying(size: int) -> Callable[[], Any]:
 def _torch() -> Any:
     """torch, where it is installed and has the kind of device that JAX uses."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     return torch if jax.default_backend() == "cpu" or torch.cuda.is_available() else None

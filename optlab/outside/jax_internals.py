@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax._src import distributed
 
 # Types of what is traced and of what stands in a jaxpr, which `equations` reads; JAX has no others, and no other place.
 from jax.core import ShapedArray, Tracer
@@ -24,6 +25,7 @@ __all__ = [
     "Var",
     "function_of",
     "is_traced",
+    "key_value_store",
     "on_every_trace",
     "primitives_within",
     "speaks_of_donation",
@@ -52,6 +54,11 @@ def primitives_within(jaxpr: Any) -> Iterator[str]:
                 below = getattr(inner, "jaxpr", inner)
                 if hasattr(below, "eqns"):
                     yield from primitives_within(below)
+
+
+def key_value_store() -> Any:
+    """Where the processes of `jax.distributed` tell each other texts; what JAX makes public of it carries arrays."""
+    return distributed.global_state.client
 
 
 def on_every_trace(callback: Callable[[], None]) -> None:

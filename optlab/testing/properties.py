@@ -17,6 +17,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optlab.algebra.transform import describe
 from optlab.outside import jax_internals
 
+__all__ = ["PROPERTIES", "SHAPES", "Property", "check"]
+
 Property = Callable[[optax.GradientTransformation], None]
 
 SHAPES = {"bias": (3,), "kernel": (2, 3)}

@@ -18,14 +18,15 @@ def _no_collecting(monkeypatch):
     monkeypatch.setattr(bench.gc, "collect", lambda: 0)
 
 
-def test_a_step_is_taken_against_every_peer(peer):
+@pytest.mark.parametrize("peers", [[], pytest.param(["torch fused", "torch foreach"], marks=pytest.mark.torch)])
+def test_a_step_is_taken_against_every_peer(peers, peer, monkeypatch):
+    if not peers:
+        monkeypatch.setattr(bench, "_torch", lambda: None)
     with peer():
         rows = bench.step_rows(repeats=1, trees=TINY)
     assert [row.name for row in rows] == list(TINY)
     for row in rows:
-        assert list(row.figures) == [
-            *("optlab", "optax", "torch fused", "torch foreach", "handed through", "copy of 28 bytes")
-        ]
+        assert list(row.figures) == ["optlab", "optax", *peers, "handed through", "copy of 28 bytes"]
         assert all(milliseconds > 0 for milliseconds in row.figures.values())
 
 
