@@ -54,7 +54,8 @@ class Claim:
     @property
     def rows(self) -> dict[str, str]:
         """What there is to say, by a word for it."""
-        sums = {"sums": f"Σ and N are of {self.sums}"} if self.sums else {}
+        alike = self.sums in ("each leaf", "all leaves")
+        sums = {"sums": f"Σ and N are of {self.sums}" if alike else self.sums} if self.sums else {}
         return {"holds for": kinds(self.holds), "driven": str(self.driven), **sums}
 
     def __str__(self) -> str:
