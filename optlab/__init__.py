@@ -3,7 +3,7 @@
 import typing
 
 from optlab import pickles as pickles
-from optlab.algebra import Rule, State, Transform, atom, chain, divide, identity
+from optlab.algebra import Rule, State, Transform, atom, chain, divide, draw, identity
 from optlab.atoms import (
     absolute,
     accumulate,
@@ -40,7 +40,7 @@ from optlab.decay import (
     shrink_proximally,
     shrink_weights,
 )
-from optlab.memory import apply_updates, kahan, store
+from optlab.memory import apply_updates, kahan, keep_dtype, store
 from optlab.memory import codecs as codecs
 from optlab.optimizers import (
     adabelief,
@@ -70,17 +70,15 @@ from optlab.training import train_step
 if typing.TYPE_CHECKING:
     from optlab.blackbox import check, identify
     from optlab.equations.comparison import compare
-    from optlab.equations.drawing import draw
     from optlab.equations.explanation import explain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __getattr__ = extras.on_demand(
     __name__,
     {
         "check": "blackbox",
         "compare": "equations.comparison",
-        "draw": "equations.drawing",
         "explain": "equations.explanation",
         "identify": "blackbox",
     },
@@ -114,20 +112,17 @@ __all__ = [
     "atom",
     "bias_correct",
     "chain",
-    "check",
-    "compare",
     "decay_cautiously",
     "decay_toward_init",
     "decayed_max",
     "divide",
     "divide_and_decay_stably",
     "draw",
-    "explain",
     "heavy_ball",
-    "identify",
     "identity",
     "interpolate_ema",
     "kahan",
+    "keep_dtype",
     "l2_penalty",
     "laprop",
     "lion",
@@ -157,3 +152,5 @@ __all__ = [
     "store",
     "train_step",
 ]
+if extras.missing("explain") is None:  # without it a star import gives what is there
+    __all__ += ["check", "compare", "explain", "identify"]

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import shlex
@@ -14,6 +13,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from optlab import __version__
+from optlab.outside import extras
 
 T = TypeVar("T")
 
@@ -46,9 +48,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="optlab", description="An optimizer laboratory for JAX.")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="explain | compare | identify | study | report | bench"
-    )
+    parser.add_argument("--version", action="version", version=f"optlab {__version__}", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="explain | compare | identify | study | report | bench")
 
     named = "adamw, optax.adamw, or package.module:factory"
     explain = commands.add_parser("explain", help="print the equations of an optimizer, and its regime in words")
@@ -124,7 +125,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, _stop) if in_main_thread else None
     try:
-        options = _parser().parse_args(argv)
+        parser = _parser()
+        options = parser.parse_args(argv)
+        if options.command is None:
+            parser.print_help()
+            return 0
         command = f"optlab {options.command}"
         options.run(options, argv)
     except UsageError as error:
@@ -139,26 +144,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _named(name: str) -> Any:
+    import optlab
     from optlab.outside.names import UnknownName, resolve
 
     try:
-        return resolve(name)
+        return resolve(name, optlab)
     except UnknownName as error:
         raise UsageError(str(error)) from None
 
 
-NEEDED = {
-    "explain": ("scipy", "sympy"),
-    "lab": ("scipy", "sympy", "flax", "h5netcdf", "jinja2", "matplotlib", "rich", "sklearn", "xarray"),
-}
-
-
 def _needs(extra: str, command: str) -> None:
-    for module in NEEDED[extra]:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UsageError(f"{command} needs {error.name}: pip install 'optlab[{extra}]'") from None
+    try:
+        extras.require(extra, command)
+    except ModuleNotFoundError as error:
+        raise UsageError(str(error)) from None
 
 
 def _explain(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -201,7 +200,8 @@ def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
     _needs("lab", "study")
     _without_windows()
     from optlab.lab import display, engine, report
-    from optlab.lab.study import StudyError, find, read
+    from optlab.lab.errors import StudyError
+    from optlab.lab.study import find, read
 
     changes = ("sites", "learning_rates", "weight_decays", "seeds", "steps", "memory")
     asked = {name: getattr(options, name) for name in changes if getattr(options, name) is not None}
@@ -209,26 +209,24 @@ def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
         path = find(options.study)
         study = dataclasses.replace(read(path), **asked)
         folder = options.output or Path("results") / path.stem
-        if not options.process:
-            report.begin(folder, options.overwrite)
         _start_devices(options)
         if options.process:
             _in_thread(lambda: engine.run(study, folder))
             return
         left_out = {str(structure): reason for structure, reason in study.refused().items()}
-        if options.json:
-            display.print_json("start", folder=str(folder), runs=study.runs(), left_out=left_out)
-            showing = contextlib.nullcontext(display.json_lines())
-        else:
-            for structure, reason in left_out.items():
-                display.say(f"left out: {structure} ({reason})")
-            showing = display.bar()
-        with showing as show:
-            data = _in_thread(lambda: engine.run(study, folder, display.announcing(show, folder)))
+
+        def begin() -> None:
+            if options.json:
+                display.print_json("start", folder=str(folder), runs=study.runs(), left_out=left_out)
+            else:
+                for structure, reason in left_out.items():
+                    display.say(f"left out: {structure} ({reason})")
+
+        said = {"overwrite": options.overwrite, "command": shlex.join(["optlab", *argv])}
+        with contextlib.nullcontext(display.json_lines()) if options.json else display.bar() as show:
+            data = _in_thread(lambda: engine.run(study, folder, display.beginning(show, begin), **said))
         assert data is not None
-        data.attrs["command"] = shlex.join(["optlab", *argv])
-        names = report.write(data, folder)
-        engine.forget(folder)
+        names = [name for name in report.file_names() if (folder / name).exists()]
     except StudyError as error:
         raise UsageError(str(error)) from None
     if options.json:
@@ -249,9 +247,11 @@ def _one_device_per_core() -> None:
     """Has processors show one device per core: XLA's own threads keep fewer of them busy."""
     import jax
 
+    from optlab.outside import system
+
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # a backend is there already, with its devices
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", system.cores())
 
 
 def _start_devices(options: argparse.Namespace) -> None:
@@ -315,7 +315,7 @@ def _report(options: argparse.Namespace, argv: Sequence[str]) -> None:
     _needs("lab", "report")
     _without_windows()
     from optlab.lab import report, results
-    from optlab.lab.study import StudyError
+    from optlab.lab.errors import StudyError
 
     path = options.results / results.FILE if options.results.is_dir() else options.results
     folder = options.output or path.parent
@@ -335,7 +335,7 @@ def _bench(options: argparse.Namespace, argv: Sequence[str]) -> None:
             options.json.open("a").close()
         except OSError as error:
             raise UsageError(f"{options.json} can't be written: {error.strerror}") from None
-    from optlab.bench.steps import PARTS, measure, table
+    from optlab.bench import PARTS, measure, table
 
     if unknown := [part for part in options.parts if part not in (*PARTS, "study")]:
         raise UsageError(f"there is no part {unknown[0]!r}; give some of {', '.join(PARTS)}, study")

@@ -7,7 +7,7 @@ import argparse
 import time
 from typing import NamedTuple
 
-from black_boxes import KINDS, OUTSIDERS, Draw, draw, in_single
+from black_boxes import KINDS, OUTSIDERS, TORCH_OUTSIDERS, Draw, draw, in_single, of_torch, torch_kinds
 
 from optlab.blackbox import Card, identify
 
@@ -51,8 +51,9 @@ def identified(drawn: Draw) -> Card:
 
 def claimed(name: str) -> str | None:
     """What is said of an outsider: the family, or why it is none."""
+    box = of_torch(TORCH_OUTSIDERS[name]) if name in TORCH_OUTSIDERS else OUTSIDERS[name]
     try:
-        return identify(OUTSIDERS[name]).family
+        return identify(box).family
     except ValueError as error:
         return f"refused: {error}"
 
@@ -92,11 +93,14 @@ def main() -> None:
     for count, single in ((options.draws, False), (options.single, True)):
         if count:
             _draws(range(options.first, options.first + count), single)
-    kinds = {name: judge(drawn, identified(drawn), TOLERANCE["float64"]).wrong for name, drawn in KINDS.items()}
+    kinds = {
+        name: judge(drawn, identified(drawn), TOLERANCE["float64"]).wrong
+        for name, drawn in (KINDS | torch_kinds()).items()
+    }
     for name, wrong in kinds.items():
         print(f"  {name}: {'; '.join(wrong) or 'right'}", flush=True)
     print(f"known optimizers written in other ways: {len(kinds)}, wrong: {sum(map(bool, kinds.values()))}")
-    answers = {name: claimed(name) for name in OUTSIDERS}
+    answers = {name: claimed(name) for name in (*OUTSIDERS, *TORCH_OUTSIDERS)}
     for name, answer in answers.items():
         print(f"  {name}: {answer}")
     wrongly = [name for name, answer in answers.items() if answer is not None and not answer.startswith("refused")]

@@ -1,13 +1,13 @@
 """Black boxes with a known answer, drawn at random, and black boxes of no known family."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import optax
-import torch
 
 import optlab
 from optlab import chain
@@ -204,46 +204,52 @@ def _from_optax(rng: np.random.Generator) -> Draw:
 
 # torch ---------------------------------------------------------------------------------------------------------------
 
-_TORCH: dict[str, tuple[Any, Callable[[dict[str, float]], dict[str, Any]], str, str, tuple[str, ...]]] = {
-    "Adam": (torch.optim.Adam, lambda h: _betas(h), "adam", "gradient", ("b1", "b2", "eps")),
-    "AdamW": (torch.optim.AdamW, lambda h: _betas(h), "adam", "update", ("b1", "b2", "eps")),
-    "AMSGrad": (torch.optim.Adam, lambda h: {**_betas(h), "amsgrad": True}, "amsgrad", "gradient", ("b1", "b2", "eps")),
-    "SGD": (torch.optim.SGD, lambda h: {}, "sgd", "update", ()),
-    "SGD with momentum": (torch.optim.SGD, lambda h: {"momentum": h["b1"]}, "heavy_ball", "gradient", ("b1",)),
+
+def of_torch(name: str) -> Any:
+    """A class of `torch.optim`; torch is imported here alone, so that what doesn't need it runs without."""
+    return getattr(importlib.import_module("torch.optim"), name)
+
+
+_TORCH: dict[str, tuple[str, Callable[[dict[str, float]], dict[str, Any]], str, str, tuple[str, ...]]] = {
+    "Adam": ("Adam", lambda h: _betas(h), "adam", "gradient", ("b1", "b2", "eps")),
+    "AdamW": ("AdamW", lambda h: _betas(h), "adam", "update", ("b1", "b2", "eps")),
+    "AMSGrad": ("Adam", lambda h: {**_betas(h), "amsgrad": True}, "amsgrad", "gradient", ("b1", "b2", "eps")),
+    "SGD": ("SGD", lambda h: {}, "sgd", "update", ()),
+    "SGD with momentum": ("SGD", lambda h: {"momentum": h["b1"]}, "heavy_ball", "gradient", ("b1",)),
     "SGD with Nesterov": (
-        torch.optim.SGD,
+        "SGD",
         lambda h: {"momentum": h["b1"], "nesterov": True},
         "nesterov",
         "gradient",
         ("b1",),
     ),
     "RMSprop": (
-        torch.optim.RMSprop,
+        "RMSprop",
         lambda h: {"alpha": h["b2"], "eps": h["eps"]},
         "rmsprop",
         "gradient",
         ("b2", "eps"),
     ),
     "RMSprop, centred": (
-        torch.optim.RMSprop,
+        "RMSprop",
         lambda h: {"alpha": h["b2"], "eps": h["eps"], "momentum": h["b1"], "centered": True},
         "rmsprop",
         "gradient",
         ("b1", "b2", "eps"),
     ),
-    "Adagrad": (torch.optim.Adagrad, lambda h: {"eps": h["eps"]}, "adagrad", "gradient", ("eps",)),
-    "NAdam": (torch.optim.NAdam, lambda h: _betas(h), "nadam", "gradient", ("b1", "b2", "eps")),
+    "Adagrad": ("Adagrad", lambda h: {"eps": h["eps"]}, "adagrad", "gradient", ("eps",)),
+    "NAdam": ("NAdam", lambda h: _betas(h), "nadam", "gradient", ("b1", "b2", "eps")),
     "NAdamW": (
-        torch.optim.NAdam,
+        "NAdam",
         lambda h: {**_betas(h), "decoupled_weight_decay": True},
         "nadam",
         "update",
         ("b1", "b2", "eps"),
     ),
-    "Adamax": (torch.optim.Adamax, lambda h: _betas(h), "adamax", "gradient", ("b1", "b2", "eps")),
-    "RAdam": (torch.optim.RAdam, lambda h: _betas(h), "radam", "gradient", ("b1", "b2", "eps")),
+    "Adamax": ("Adamax", lambda h: _betas(h), "adamax", "gradient", ("b1", "b2", "eps")),
+    "RAdam": ("RAdam", lambda h: _betas(h), "radam", "gradient", ("b1", "b2", "eps")),
     "Adadelta": (
-        torch.optim.Adadelta,
+        "Adadelta",
         lambda h: {"rho": h["b2"], "eps": h["eps"]},
         "adadelta",
         "gradient",
@@ -261,7 +267,7 @@ def _from_torch(rng: np.random.Generator) -> Draw:
     optimizer, arguments, family, site, names = _TORCH[name]
     kwargs = arguments(h)
 
-    class Drawn(optimizer):
+    class Drawn(of_torch(optimizer)):
         def __init__(self, params, lr, weight_decay):
             super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
 
@@ -335,6 +341,10 @@ def draw(seed: int) -> Draw:
     return _SOURCES[seed % len(_SOURCES)](rng)
 
 
+def needs_torch(seed: int) -> bool:
+    return _SOURCES[seed % len(_SOURCES)] is _from_torch
+
+
 def in_single(drawn: Draw) -> Draw:
     """The same, computed and given in float32 whatever it is handed."""
 
@@ -363,6 +373,7 @@ def _takes_two(drawn: Draw) -> bool:
 
 
 def _torch_in_single(optimizer: Any, lr: float, wd: float) -> Callable[..., Any]:
+    torch = importlib.import_module("torch")
     parameter = None
     made = None
 
@@ -660,8 +671,6 @@ OUTSIDERS: dict[str, Callable[..., Any]] = {
     "decay of kernels": _masked(lambda w: w.ndim > 2),
     "Adam a ten millionth off": _stepping(lambda w, u, g, t, lr, wd: w - lr * (u + 1e-7 * u**3 + wd * w)),
     "Adam with little seeded noise": _noisy_adam(3e-8),
-    "rprop": torch.optim.Rprop,
-    "asgd": torch.optim.ASGD,
 }
 
 
@@ -826,5 +835,11 @@ KINDS: dict[str, Draw] = {
     "NAdam, its product in float64": _kind(_warmed_nadam, "nadam", momentum_decay=0.004, **_ADAM),
     "AdamS": dataclasses.replace(_kind(optlab.adams, "adam", **_ADAM), gate="stable"),
     "Adam, decay by the mean of each array": dataclasses.replace(_kind(_stable, "adam", **_ADAM), gate="stable"),
-    "torch's NAdam": _kind(torch.optim.NAdam, "nadam", "gradient", momentum_decay=0.004, **_ADAM),
 }
+
+
+def torch_kinds() -> dict[str, Draw]:
+    return {"torch's NAdam": _kind(of_torch("NAdam"), "nadam", "gradient", momentum_decay=0.004, **_ADAM)}
+
+
+TORCH_OUTSIDERS = {"rprop": "Rprop", "asgd": "ASGD"}

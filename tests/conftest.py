@@ -1,11 +1,12 @@
 """The settings that our own code is tested under; `peer` lifts them around a call of somebody else's."""
 
-import os
+import devices  # before jax, which it sets up
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# isort: split
 
 import contextlib
+import importlib.util
+import pathlib
 import warnings
 from collections.abc import Iterator
 
@@ -14,6 +15,38 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if devices.ON_ANY_DEVICE:
+    jax.config.update("jax_default_matmul_precision", "highest")  # a GPU rounds factors to 10 bits otherwise
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "device: makes sense on a GPU or TPU too; -m device runs these on what is here")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """One process alone takes an accelerator's memory."""
+    if devices.ON_ANY_DEVICE and hasattr(config.option, "numprocesses"):
+        config.option.numprocesses = 0
+
+
+def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
+    """With `-m device`, files without such tests are not imported: what they need may not be there."""
+    if not devices.ON_ANY_DEVICE or collection_path.suffix != ".py":
+        return None
+    return "mark.device" not in collection_path.read_text() or None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-torch", action="store_true", help="run what is marked torch; without torch it fails")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--require-torch") or importlib.util.find_spec("torch") is not None:
+        return
+    for item in items:
+        if item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason="needs torch: make test-torch, or pip install '.[torch]'"))
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ def markdown() -> str:
         ("nearly equal ones, to part at the right step", f"{len(test_compare.NEAR)} pairs", "compare"),
         (
             "boxes of no family that `identify` may not claim",
-            f"{len(black_boxes.OUTSIDERS)}, none claimed",
+            f"{len(black_boxes.OUTSIDERS) + len(black_boxes.TORCH_OUTSIDERS)}, none claimed",
             "identify",
         ),
         (

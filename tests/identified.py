@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optax
-import torch
+from black_boxes import of_torch
 
 from optlab.blackbox import Card, identify
 from optlab.blackbox.card import eps_place
@@ -19,20 +19,22 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 class Row(NamedTuple):
+    """An optimizer's name, and what gives the box; one of torch's is looked up when its row is filled in."""
+
     name: str
-    make: Callable[..., Any]
+    box: Callable[[], Callable[..., Any]]
 
 
 def _optax(name: str, **fixed: Any) -> Row:
     arguments = ", ".join(f"{key}={value}" for key, value in fixed.items())
-    make = getattr(optax, name)
-    return Row(f"optax.{name}({arguments})" if fixed else f"optax.{name}", functools.partial(make, **fixed))
+    box = functools.partial(getattr(optax, name), **fixed)
+    return Row(f"optax.{name}({arguments})" if fixed else f"optax.{name}", lambda: box)
 
 
 def _torch(name: str, **fixed: Any) -> Row:
     arguments = ", ".join(f"{key}={value}" for key, value in fixed.items())
-    make = getattr(torch.optim, name)
-    return Row(f"torch.optim.{name}({arguments})" if fixed else f"torch.optim.{name}", functools.partial(make, **fixed))
+    full = f"torch.optim.{name}({arguments})" if fixed else f"torch.optim.{name}"
+    return Row(full, lambda: functools.partial(of_torch(name), **fixed))
 
 
 ROWS = [
@@ -88,7 +90,7 @@ def _said(card: Card) -> list[str]:
 @functools.cache
 def line(row: Row) -> str:
     """The row as Markdown."""
-    return f"| {' | '.join([f'`{row.name}`', *_said(identify(row.make))])} |"
+    return f"| {' | '.join([f'`{row.name}`', *_said(identify(row.box()))])} |"
 
 
 def markdown() -> str:
@@ -98,4 +100,4 @@ def markdown() -> str:
 
 if __name__ == "__main__":
     names = sys.argv[1:]
-    print(markdown() if not names else "\n\n".join(str(identify(row.make)) for row in ROWS if row.name in names))
+    print(markdown() if not names else "\n\n".join(str(identify(row.box())) for row in ROWS if row.name in names))

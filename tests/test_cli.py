@@ -1,7 +1,11 @@
 """The command line around equations and black boxes: what it prints, and one line for what can't be done."""
 
+import subprocess
+import sys
+
 import pytest
 
+import optlab
 from optlab import cli
 from optlab.outside import names
 
@@ -24,6 +28,33 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
+
+
+def test_without_a_command_it_prints_its_help(capsys):
+    assert cli.main([]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("usage: optlab ")
+    assert "print the equations of an optimizer" in printed.out
+    assert printed.err == ""
+    done = subprocess.run([sys.executable, "-m", "optlab"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == printed.out.split()  # a terminal of another width breaks the lines elsewhere
+
+
+def test_it_prints_its_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"optlab {optlab.__version__}\n"
+
+
+@pytest.mark.parametrize("argument", ["explian", "--verbose"])
+def test_what_is_no_command_is_one_line(argument, capsys):
+    assert cli.main([argument]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("optlab: ")
+    assert argument in printed.err
+    assert printed.err.endswith(" (see optlab --help)\n")
 
 
 def test_explain_prints_equations_and_regime(capsys):
@@ -88,7 +119,7 @@ def test_what_can_not_be_done_is_one_line_and_exit_2(command, folder, capsys):
 
 
 def test_a_name_with_dots_and_one_with_a_colon_are_the_same_object(folder):
-    assert names.resolve("own.mine") is names.resolve("own:mine")
+    assert names.resolve("own.mine", optlab) is names.resolve("own:mine", optlab)
 
 
 def test_without_the_extra_explain_says_what_to_install(capsys, monkeypatch):

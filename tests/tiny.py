@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optlab.lab import engine
+from optlab.lab import engine, plan
 from optlab.lab.study import Study
 from optlab.lab.tasks import Task
 
@@ -90,7 +90,7 @@ def use(devices: int, runs: int, patch: Callable[[Any, str, Any], None] = setatt
     """Has studies use so many devices, and so many runs on each at once."""
     there = jax.devices()[:devices]
     patch(jax, "local_devices", lambda: there)
-    patch(engine, "CPU_RUNS", runs)
+    patch(plan, "CPU_RUNS", runs)
 
 
 def _killing(moment: str) -> tuple[Callable[[Any], None], Callable[..., None]]:

@@ -22,7 +22,7 @@ import numpy as np
 
 import optlab
 from optlab import codecs
-from optlab.lab import engine, results, tasks
+from optlab.lab import one_run, results, tasks
 from optlab.lab.results import Interval
 from optlab.lab.tasks import Task
 
@@ -84,7 +84,7 @@ def optimizer(setting: Setting, task: Task, form: Form, seed: Any) -> Any:
 
 def train(setting: Setting, task: Task, form: Form, seed: jax.Array) -> dict[str, jax.Array]:
     """The task's metrics at the end of one run."""
-    begin = engine.start(task, seed)
+    begin = one_run.start(task, seed)
     tx = optimizer(setting, task, form, seed)
     rounding_key = jax.random.fold_in(begin.batch_key, 1)
 

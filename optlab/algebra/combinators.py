@@ -1,6 +1,6 @@
 """The two combinators, `chain` and `divide`, and their unit, `identity`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from optlab.algebra import lifting
 from optlab.algebra.hyperparameters import is_traced
 from optlab.algebra.lifting import Rule, Slots
 from optlab.algebra.transform import Transform, atom, describe, lifted, name_of, require_params
+from optlab.outside import optax_internals
 
 
 @atom
@@ -85,8 +86,8 @@ def divide(numerator: optax.GradientTransformation, denominator: optax.GradientT
     parts = (numerator, denominator)
     for side, part in zip(("numerator", "denominator"), parts, strict=True):
         require_transform(f"divide: the {side}", part)
-    if descends(denominator):
-        raise ValueError("divide: the denominator holds scale_by_learning_rate; put that after the quotient")
+    if rate := _rate_in(denominator):
+        raise ValueError(f"divide: the denominator holds {rate}; put that after the quotient")
     rules = _rules(parts)
     if rules is not None:
         return lifted(divide, _divide_rule(*rules), parts=parts)
@@ -219,10 +220,45 @@ def require_rule(place: str, link: Any) -> Rule:
 def descends(tx: Any) -> bool:
     """Whether updates leave `tx` as steps, with the sign of a descent: a learning rate has been applied."""
     if not isinstance(tx, Transform):
-        return False
-    if tx.name == "divide":
+        link = optax_internals.what_is(tx)
+        return link is not None and link.sign == -1
+    if tx.maker is divide:
         return descends(tx.parts[0])
-    return tx.name == "scale_by_learning_rate" or any(map(descends, tx.parts))
+    return (tx.rule is not None and tx.rule.descends) or any(map(descends, tx.parts))
+
+
+def _first(tx: Any, holds: Callable[[Any], bool]) -> str | None:
+    """The name of the first link inside `tx`, of optlab or optax, for which `holds`."""
+    if holds(tx):
+        return name_of(tx)
+    parts = tx.parts if isinstance(tx, Transform) else ()
+    return next((found for part in parts if (found := _first(part, holds))), None)
+
+
+def _rate_in(tx: Any) -> str | None:
+    """The name of the first link inside `tx` that turns the sign of updates."""
+    if isinstance(tx, Transform):
+        own = tx.name if tx.rule is not None and tx.rule.descends else None
+        return own or next((name for part in tx.parts if (name := _rate_in(part))), None)
+    if not descends(tx):
+        return None
+    link = optax_internals.what_is(tx)
+    assert link is not None
+    return next((name for part in link.parts if (name := _rate_in(part))), f"optax's {link.name}")
+
+
+def _pulls(way: str) -> Callable[[Any], bool]:
+    def holds(tx: Any) -> bool:
+        if isinstance(tx, Transform):
+            return tx.rule is not None and tx.rule.pulls == way
+        link = optax_internals.what_is(tx)
+        return way == "up" and link is not None and link.name == "add_decayed_weights"
+
+    return holds
+
+
+def _compares_signs(tx: Any) -> bool:
+    return isinstance(tx, Transform) and tx.rule is not None and tx.rule.compares_signs
 
 
 def _spliced(links: Sequence[Any]) -> list[optax.GradientTransformation]:
@@ -246,55 +282,46 @@ def _stages(links: Sequence[optax.GradientTransformation]) -> list[optax.Gradien
     return [*stages, chain(*run)] if run else stages
 
 
-def _find(tx: Any, names: Sequence[str]) -> str | None:
-    """The name of the first transform inside `tx`, of optlab or optax, that is one of `names`."""
-    if name_of(tx) in names:
-        return name_of(tx)
-    parts = tx.parts if isinstance(tx, Transform) else ()
-    return next((found for part in parts if (found := _find(part, names))), None)
-
-
-_SHRINKING = ("shrink_weights", "shrink_after_step", "shrink_proximally")
-
-
 def _check_order(links: Sequence[optax.GradientTransformation]) -> None:
     stepped: str | None = None
     shrunk: str | None = None
     for number, link in enumerate(links, start=1):
         place = f"link {number} of {len(links)} in chain"
-        if stepped and (adder := _find(link, ("add_decayed_weights", "add_l2_to_grad"))):
+        if stepped and (adder := _first(link, _pulls("up"))):
             raise ValueError(
                 f"{adder} ({place}) stands after {stepped}: updates are negative there, so adding weights makes them "
                 "grow. Put it before the learning rate, or use shrink_weights, which subtracts"
             )
-        if stepped and _find(link, ("decay_cautiously",)):
+        if stepped and (comparer := _first(link, _compares_signs)):
             raise ValueError(
-                f"decay_cautiously ({place}) stands after {stepped}: the direction has changed its sign there, so it "
+                f"{comparer} ({place}) stands after {stepped}: the direction has changed its sign there, so it "
                 "decays the wrong weights. Put the learning rate on both of its sides"
             )
-        if descends(link):
+        rate = _rate_in(link)
+        if rate:
             if stepped:
-                raise ValueError(f"scale_by_learning_rate ({place}) stands after {stepped}: two minus signs climb")
+                raise ValueError(f"{rate} ({place}) stands after {stepped}: two minus signs climb")
             if shrunk:
                 raise ValueError(
-                    f"{shrunk} stands before scale_by_learning_rate ({place}): the sign flips after it, so weights "
+                    f"{shrunk} stands before {rate} ({place}): the sign flips after it, so weights "
                     "grow. Put it after the learning rate, or use add_decayed_weights"
                 )
-            stepped = f"scale_by_learning_rate ({place})"
-        if (shrinker := _find(link, _SHRINKING)) and not descends(link):
+            stepped = f"{rate} ({place})"
+        if not rate and (shrinker := _first(link, _pulls("down"))):
             shrunk = f"{shrinker} ({place})"
         if number > 1:
             _check_correction(place, links[number - 2], link)
 
 
 def _check_correction(place: str, before: Any, link: Any) -> None:
-    names = [tx.name if isinstance(tx, Transform) else None for tx in (before, link)]
-    if names != ["scale_by_ema", "bias_correct"]:
+    average, correction = (tx.rule if isinstance(tx, Transform) else None for tx in (before, link))
+    if average is None or correction is None:
         return
-    average, correction = before.hyperparams["decay"], link.hyperparams["decay"]
-    if is_traced(average) or is_traced(correction) or np.float32(average) == np.float32(correction):
+    decay, corrected = average.averages, correction.corrects
+    if not all(isinstance(value, float | jax.Array) and not is_traced(value) for value in (decay, corrected)):
         return
-    raise ValueError(
-        f"bias_correct ({place}) has decay {float(correction)}, the scale_by_ema right before it {float(average)}: "
-        "the correction must have the average's own decay"
-    )
+    if np.float32(decay) != np.float32(corrected):
+        raise ValueError(
+            f"{name_of(link)} ({place}) has decay {float(corrected)}, the {name_of(before)} right before it "
+            f"{float(decay)}: the correction must have the average's own decay"
+        )

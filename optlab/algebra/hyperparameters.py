@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+
+from optlab.algebra.operands import Number
+from optlab.outside.jax_internals import is_traced
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,16 +45,15 @@ RANGES = {
 }
 
 
-def is_traced(value: Any) -> bool:
-    return isinstance(value, Tracer)
-
-
 def canonical(value: Any) -> Any:
     """Host numbers become Python floats, so that equal transforms hold equal values."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of a whole number
+            return math.inf if value == abs(value) else -math.inf
     return value
 
 
@@ -63,6 +64,8 @@ def check(owner: str, name: str, value: Any, allowed: Range | None = None) -> No
       TypeError: not a number (nor a schedule, where one is allowed).
       ValueError: an array that is not a real scalar, or a concrete value out of range.
     """
+    if isinstance(value, Number):  # checked when it was a float
+        return
     allowed = allowed or RANGES[name]
     wanted = f"{owner}: {name} must be {allowed.text}"
     if callable(value):
@@ -85,6 +88,13 @@ def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> N
     """Refuses a `value` that is none of the `choices`."""
     if value not in choices:
         raise ValueError(f"{owner}: {name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_whole(owner: str, name: str, value: Any, least: int) -> int:
+    """`value` as a Python integer, refused if it is no integer of at least `least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{owner}: {name} must be a whole number >= {least}, got {value!r}")
+    return int(value)
 
 
 def check_seed(owner: str, value: Any) -> None:
@@ -136,7 +146,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 def like(value: Any, u: jax.Array) -> Any:
     """The hyperparameter `value` in the dtype of `u`; Python numbers stay as they are, weakly typed."""
-    return value if isinstance(value, float | int) else jnp.asarray(value).astype(u.dtype)
+    return value if isinstance(value, float | int | Number) else jnp.asarray(value).astype(u.dtype)
 
 
 class Schedule(NamedTuple):

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from optlab.algebra import hyperparameters, lifting, noise
+from optlab.outside import optax_internals
 
 P = ParamSpec("P")
 
@@ -30,11 +31,13 @@ class Transform(optax.GradientTransformationExtraArgs):
       hyperparams: that function's arguments by name, parts left out.
       parts: the transforms that it combines, in order; optax's stand as they are.
       rule: the `Rule` that it lifts, or None where it works on whole trees.
+      reads_as: the transform whose equations are its own, but for rounding; None where that is itself.
     """
 
     hyperparams: Mapping[str, Any]
     parts: tuple[optax.GradientTransformation, ...]
     rule: lifting.Rule | None
+    reads_as: optax.GradientTransformation | None
     maker: Callable[..., "Transform"]
 
     def __new__(
@@ -46,12 +49,13 @@ class Transform(optax.GradientTransformationExtraArgs):
         hyperparams: Mapping[str, Any] | None = None,
         parts: Sequence[optax.GradientTransformation] = (),
         rule: lifting.Rule | None = None,
+        reads_as: optax.GradientTransformation | None = None,
     ) -> "Transform":
         if maker is None:  # two functions alone, as when JAX maps over the leaves of a tree that holds a transform
             return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportReturnType]
         self = super().__new__(cls, init, update)
         fixed = types.MappingProxyType(dict(hyperparams or {}))
-        self.__dict__.update(maker=maker, hyperparams=fixed, parts=tuple(parts), rule=rule)
+        self.__dict__.update(maker=maker, hyperparams=fixed, parts=tuple(parts), rule=rule, reads_as=reads_as)
         return self
 
     @property
@@ -62,13 +66,28 @@ class Transform(optax.GradientTransformationExtraArgs):
         raise AttributeError(f"{self.name} is immutable: build another transform instead of setting {name!r}")
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Transform) and _identity(self) == _identity(other))
+        if self is other:
+            return True
+        return isinstance(other, Transform) and self._hash == other._hash and self._identity == other._identity
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(_identity(self))
+        return self._hash
+
+    @functools.cached_property
+    def _identity(self) -> Hashable:
+        """What decides whether two transforms are equal; a part that is one itself compares by identity first."""
+        return (self.maker, tuple((name, frozen(value)) for name, value in self.hyperparams.items()), self.parts)
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash(self._identity)
+
+    @functools.cached_property
+    def _program(self) -> lifting.Program:
+        return _split(self)
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(_arguments(self))})"
@@ -87,6 +106,17 @@ def rebuild(
     return maker(*parts, **hyperparams)
 
 
+def as_read(tx: Any) -> Any:
+    """`tx` with each part that reads as another replaced by that one; what is no `Transform` stays as it is."""
+    if not isinstance(tx, Transform):
+        return tx
+    if tx.reads_as is not None:
+        return as_read(tx.reads_as)
+    parts = [as_read(part) for part in tx.parts]
+    kept = all(new is old for new, old in zip(parts, tx.parts, strict=True))
+    return tx if kept else rebuild(tx.maker, parts, tx.hyperparams)
+
+
 def describe(part: optax.GradientTransformation) -> str:
     """How a part reads inside an expression; one of optax's by its name."""
     return repr(part) if isinstance(part, Transform) else f"<optax {name_of(part)}>"
@@ -96,7 +126,7 @@ def name_of(part: optax.GradientTransformation) -> str:
     """The name of a transform; for one of optax's, that of the function whose closure its update is."""
     if isinstance(part, Transform):
         return part.name
-    return getattr(part.update, "__qualname__", "transform").split(".")[0]
+    return optax_internals.title(part)
 
 
 def _arguments(tx: Transform) -> list[str]:
@@ -118,9 +148,7 @@ def literal(value: Any) -> str:
         return f"<traced {value.dtype}>"
     if isinstance(value, jax.Array) and value.shape == ():
         return f"jnp.{value.dtype}({value.item()!r})"
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return repr(value)
+    return (optax_internals.path_of(value) if callable(value) else None) or repr(value)
 
 
 def frozen(value: Any) -> Hashable:
@@ -136,13 +164,6 @@ def frozen(value: Any) -> Hashable:
     return (treedef, *map(frozen, leaves))
 
 
-def _identity(tx: optax.GradientTransformation) -> Hashable:
-    if not isinstance(tx, Transform):
-        return tx
-    hyperparams = tuple((name, frozen(value)) for name, value in tx.hyperparams.items())
-    return (tx.maker, hyperparams, tuple(map(_identity, tx.parts)))
-
-
 # Making a transform of a rule ---------------------------------------------------------------------------------------
 
 
@@ -152,18 +173,19 @@ def lifted(
     *,
     hyperparams: Mapping[str, Any] | None = None,
     parts: Sequence[optax.GradientTransformation] = (),
+    reads_as: optax.GradientTransformation | None = None,
 ) -> Transform:
     """The transform that applies `rule` to every leaf; `maker(*parts, **hyperparams)` makes the same again."""
 
     def init(params: Any) -> lifting.State:
-        return lifting.init(_split(tx), params)
+        return lifting.init(tx._program, params)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, lifting.State]:
         del extra_args
         require_params(tx, params)
-        return lifting.update(_split(tx), updates, state, params)
+        return lifting.update(tx._program, updates, state, params)
 
-    tx = Transform(init, update, maker=maker, hyperparams=hyperparams, parts=parts, rule=rule)
+    tx = Transform(init, update, maker=maker, hyperparams=hyperparams, parts=parts, rule=rule, reads_as=reads_as)
     return tx
 
 
@@ -173,7 +195,8 @@ def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
     The function's name is the transform's, its arguments are the hyperparameters; those of standard names (`decay`,
     `eps`, `learning_rate`, ...) are checked. An argument called `mask` is taken care of: a tree of booleans shaped
     like the parameters or a prefix of it, or a function of the parameters that gives one. Where it is False, the atom
-    passes updates through and keeps no slots. So is an integer called `seed`, from 0 to 2**32 - 1: for every leaf, and
+    passes updates through and keeps no slots; a tree is copied, so that what is changed in it afterwards changes
+    nothing here. So is an integer called `seed`, from 0 to 2**32 - 1: for every leaf, and
     every link that has one, it arrives as another uint32, from which and from `t` the rule may draw random numbers;
     links that optax combines, each a transform to itself, need seeds of their own for that.
 
@@ -202,12 +225,18 @@ def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
                     f"{make.__name__}: {name} must be hashable or a jax array, so that equal transforms can share "
                     f"programs, got {type(value).__name__}; a tuple will do"
                 )
+        if "mask" in bound.arguments:
+            bound.arguments["mask"] = _own_copy(bound.arguments["mask"])
         rule = make(*bound.args, **bound.kwargs)
         if not isinstance(rule, lifting.Rule):
             raise TypeError(f"{make.__name__}: an atom must return an optlab.Rule, got {type(rule).__name__}")
-        return lifted(maker, rule, hyperparams=bound.arguments)
+        return lifted(maker, lifting.named(make.__name__, rule), hyperparams=bound.arguments)
 
     return maker
+
+
+def _own_copy(mask: Any) -> Any:
+    return jax.tree.map(lambda bit: bit, mask)
 
 
 def _is_hashable(value: Any) -> bool:
@@ -219,17 +248,18 @@ def _is_hashable(value: Any) -> bool:
 
 
 class _Slot(NamedTuple):
-    """Stands in a skeleton where an operand or a mask was taken out."""
+    """Stands in a skeleton where a Python float, an operand or a mask was taken out."""
 
     kind: str
 
 
-_OPERAND, _MASK = _Slot("operand"), _Slot("mask")
+_NUMBER, _OPERAND, _MASK = _Slot("number"), _Slot("operand"), _Slot("mask")
 
 
 class _Places(NamedTuple):
     """What is left to fill in while a skeleton becomes a transform again."""
 
+    numbers: Iterator[Any]
     operands: Iterator[Any]
     bits: Iterator[bool]
     seeded_links: Iterator[int]
@@ -247,13 +277,19 @@ class Skeleton(NamedTuple):
     def seeded(self) -> bool:
         return any(name == "seed" for name, *_ in self.static) or any(part.seeded for part in self.parts)
 
-    def rule(self, operands: Sequence[Any], bits: Sequence[bool], leaf: Any = 0) -> lifting.Rule:
-        places = _Places(iter(operands), iter(bits), itertools.count(), leaf)
+    def rule(
+        self, numbers: Sequence[Any], operands: Sequence[Any], bits: Sequence[bool], leaf: Any = 0
+    ) -> lifting.Rule:
+        places = _Places(iter(numbers), iter(operands), iter(bits), itertools.count(), leaf)
         return _rule_of(self._transform(places))
 
     def _transform(self, places: _Places) -> Transform:
         parts = [part._transform(places) for part in self.parts]
-        values = {name: next(places.operands) if value is _OPERAND else value for name, _, value in self.static}
+        taken_out = {_NUMBER: places.numbers, _OPERAND: places.operands}
+        values = {
+            name: next(taken_out[value]) if value is _NUMBER or value is _OPERAND else value
+            for name, _, value in self.static
+        }
         if "seed" in values:
             values["seed"] = noise.mixed(values["seed"], next(places.seeded_links), places.leaf)
         masked = values.get("mask") is _MASK
@@ -262,6 +298,7 @@ class Skeleton(NamedTuple):
 
 
 def _split(tx: Transform) -> lifting.Program:
+    numbers: list[float] = []
     operands: list[Any] = []
     masks: list[Any] = []
 
@@ -272,6 +309,9 @@ def _split(tx: Transform) -> lifting.Program:
             if name == "mask" and value is not None:
                 masks.append(value)
                 value = _MASK
+            elif type(value) is float:
+                numbers.append(value)
+                value = _NUMBER
             elif isinstance(value, jax.Array):
                 operands.append(value)
                 value = _OPERAND
@@ -282,7 +322,7 @@ def _split(tx: Transform) -> lifting.Program:
         return Skeleton(tx.maker, parts, tuple(static))
 
     whole = skeleton(tx)
-    return lifting.Program(tx.name, whole, tuple(operands), tuple(masks), whole.seeded)
+    return lifting.Program(tx.name, whole, tuple(numbers), tuple(operands), tuple(masks), whole.seeded)
 
 
 def _rule_of(tx: Transform) -> lifting.Rule:
@@ -312,6 +352,6 @@ def _reader(tx: Any) -> str | None:
         return None
     for number, part in enumerate(tx.parts, start=1):
         if (name := _reader(part)) is not None:
-            place = f"link {number} of {len(tx.parts)} in chain" if tx.name == "chain" else f"in {tx.name}"
+            place = f"link {number} of {len(tx.parts)} in {tx.name}" if len(tx.parts) > 1 else f"in {tx.name}"
             return name if "(" in name else f"{name} ({place})"
     return tx.name if not tx.parts and tx.rule is not None and tx.rule.needs_params else None

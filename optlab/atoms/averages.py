@@ -9,6 +9,7 @@ import numpy as np
 
 from optlab.algebra.hyperparameters import Scalar, like
 from optlab.algebra.lifting import LeafError, Rule, Slots
+from optlab.algebra.operands import derived
 from optlab.algebra.transform import atom
 
 
@@ -24,13 +25,23 @@ def weight_sum(decay: Any, t: jax.Array, u: jax.Array) -> jax.Array:
       LeafError: `decay` rounds to 1, so that the average would forget nothing.
     """
     dtype = jnp.finfo(u.dtype).dtype
-    if not isinstance(decay, float):
-        return -jnp.expm1(t.astype(dtype) * jnp.log(decay.astype(dtype)))
-    kept = float(np.asarray(decay, dtype))
-    if kept == 1:
-        raise LeafError(f"decay {decay!r} is 1 in {dtype}, so the average would forget nothing; take float64 weights")
-    log_kept = math.log(kept) if kept else -math.inf
-    return (1 - decay) / (1 - kept) * -jnp.expm1(t.astype(dtype) * log_kept)
+    steps = t.astype(dtype)
+    if isinstance(decay, jax.Array):
+        return -jnp.expm1(steps * jnp.log(decay.astype(dtype)))
+
+    def kept(decay: float) -> float:
+        rounded = float(np.asarray(decay, dtype))
+        if rounded == 1:
+            raise LeafError(
+                f"decay {decay!r} is 1 in {dtype}, so the average would forget nothing; take float64 weights"
+            )
+        return rounded
+
+    def log_kept(decay: float) -> float:
+        return math.log(kept(decay)) if kept(decay) else -math.inf
+
+    share = derived(lambda decay: (1 - decay) / (1 - kept(decay)), decay)
+    return share * -jnp.expm1(steps * derived(log_kept, decay))
 
 
 def average(decay: Any, m: jax.Array, u: jax.Array) -> jax.Array:
@@ -53,7 +64,7 @@ def scale_by_ema(decay: Scalar) -> Rule:
         m = average(decay, slots["ema"], u)
         return m, {"ema": m}
 
-    return Rule(update, init=lambda w: {"ema": jnp.zeros_like(w)})
+    return Rule(update, init=lambda w: {"ema": jnp.zeros_like(w)}, averages=decay)
 
 
 @atom
@@ -70,7 +81,7 @@ def bias_correct(decay: Scalar) -> Rule:
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
         return u / like(weight_sum(decay, t, u), u), slots
 
-    return Rule(update)
+    return Rule(update, corrects=decay)
 
 
 @atom

@@ -21,4 +21,4 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule) -> Rule:
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
         return -like(at_step("scale_by_learning_rate", learning_rate, t), u) * u, slots
 
-    return Rule(update)
+    return Rule(update, descends=True)

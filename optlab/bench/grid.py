@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optlab.bench.steps import setting
-from optlab.lab.engine import Start, measure, run, start
+from optlab.bench.provenance import setting
+from optlab.lab.engine import run
+from optlab.lab.one_run import Start, measure, start
 from optlab.lab.study import Study
 from optlab.lab.tasks import Task
 
@@ -105,7 +106,7 @@ def compare(steps: int = 1000, repeats: int = REPEATS) -> dict[str, Any]:
         "configurations": len(cells),
         "steps": steps,
         "seconds": {name: statistics.median(seconds) for name, seconds in taken.items()},
-        "setting": setting(repeats) | {"devices": jax.local_device_count()},
+        "setting": setting(repeats, "flax") | {"devices": jax.local_device_count()},
     }
 
 

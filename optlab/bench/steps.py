@@ -3,24 +3,20 @@
 import functools
 import gc
 import math
-import os
-import platform
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from optlab.bench.provenance import load, load_between, setting
 from optlab.memory import codecs
 from optlab.memory.storage import store
-from optlab.optimizers.families import adamw
+from optlab.optimizers import adamw
 from optlab.training.step import train_step
 
 HYPERPARAMS = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
@@ -236,15 +232,16 @@ def _temporary(program: Any) -> int:
     return program.memory_analysis().temp_size_in_bytes
 
 
+@functools.cache
 def flax_tree() -> dict[str, Shapes]:
-    """The parameters of the transformer that `python_lm` trains; nothing where the lab's extra is missing."""
+    """The parameters of the transformer that `python_lm` trains; nothing where that task can't be made."""
     try:
-        from flax import nnx
+        from optlab.lab import TASKS
 
-        from optlab.lab.tasks.language import FULL, Transformer
-    except ImportError:
+        task = TASKS["python_lm"]()
+    except (ImportError, ValueError):
         return {}
-    params = nnx.state(nnx.eval_shape(lambda: Transformer(FULL, rngs=nnx.Rngs(0))), nnx.Param)
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0)))
     shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
     return {f"a Flax transformer, {len(shapes)} leaves, {weights(shapes) / 1e6:.1f}M": shapes}
 
@@ -290,7 +287,7 @@ def copying(size: int) -> Callable[[], Any]:
 def _torch() -> Any:
     """torch, where it is installed and has the kind of device that JAX uses."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     return torch if jax.default_backend() == "cpu" or torch.cuda.is_available() else None
@@ -325,9 +322,14 @@ PARTS: dict[str, tuple[str, Callable[[int], list[Row]]]] = {
 
 def measure(parts: Sequence[str] = tuple(PARTS), repeats: int = REPEATS) -> dict[str, Any]:
     """All figures of the `parts`, as JSON can hold them."""
-    began = os.getloadavg()
+    began = load()
     rows = {part: [row._asdict() for row in PARTS[part][1](repeats)] for part in parts}
-    return {"rows": rows, "left out": left_out(), "setting": setting(repeats) | {"load": _load(began)}}
+    peers = () if _torch() is None else ("torch",)
+    return {
+        "rows": rows,
+        "left out": left_out(),
+        "setting": setting(repeats, *peers) | {"load": load_between(began, load())},
+    }
 
 
 def left_out() -> list[str]:
@@ -335,31 +337,8 @@ def left_out() -> list[str]:
     if _torch() is None:
         reasons.append("torch.optim.AdamW: torch is not installed, or not for this device")
     if not flax_tree():
-        reasons.append("the Flax transformer: pip install 'optlab[lab]'")
+        reasons.append("the Flax transformer: pip install 'optlab[lab]', in a Python with the source of its library")
     return reasons
-
-
-def _load(began: Sequence[float]) -> str:
-    return f"{began[0]:.1f} before, {os.getloadavg()[0]:.1f} after, {os.cpu_count()} cores"
-
-
-def setting(repeats: int) -> dict[str, Any]:
-    """Where and how often it was measured."""
-    names = ("optlab", "jax", "jaxlib", "optax", *(("torch",) if _torch() is not None else ()))
-    return {
-        "device": f"{jax.devices()[0].device_kind} ({jax.devices()[0].platform}), {platform.machine()}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in names),
-        "commit": _commit(),
-        "repeats": repeats,
-    }
-
-
-def _commit() -> str:
-    here = Path(__file__).parent
-    asked = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() or "unknown"
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -203,7 +203,7 @@ def _optax_step(tx: Any, start: Any) -> Step:
 
 
 def _torch_step(make: Callable[..., Any], start: Any) -> Step:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     parameters = jax.tree.map(lambda w: torch.nn.Parameter(torch.from_numpy(w.copy())), start)
     optimizer = make(jax.tree.leaves(parameters))

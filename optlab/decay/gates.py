@@ -56,5 +56,6 @@ def decay_cautiously(
         init,
         elementwise=rule.elementwise and other.elementwise,
         needs_params=rule.needs_params or other.needs_params,
+        compares_signs=True,
     )
     return lifted(decay_cautiously, both, parts=(link, otherwise))

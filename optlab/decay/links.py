@@ -20,7 +20,7 @@ def _plus_weights(owner: str, weight_decay: ScalarOrSchedule, sign: int) -> Rule
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
         return u + sign * like(at_step(owner, weight_decay, t), u) * _beside(owner, w, u), slots
 
-    return Rule(update, needs_params=True)
+    return Rule(update, needs_params=True, pulls="up" if sign > 0 else "down")
 
 
 @atom
@@ -99,7 +99,7 @@ def shrink_after_step(weight_decay: ScalarOrSchedule, mask: Any = None) -> Rule:
         share = like(at_step("shrink_after_step", weight_decay, t), u)
         return u - share * (_beside("shrink_after_step", w, u) + u), slots
 
-    return Rule(update, needs_params=True)
+    return Rule(update, needs_params=True, pulls="down")
 
 
 @atom
@@ -123,4 +123,4 @@ def shrink_proximally(weight_decay: ScalarOrSchedule, mask: Any = None) -> Rule:
         strength = like(at_step("shrink_proximally", weight_decay, t), u)
         return (u - strength * _beside("shrink_proximally", w, u)) / (1 + strength), slots
 
-    return Rule(update, needs_params=True)
+    return Rule(update, needs_params=True, pulls="down")

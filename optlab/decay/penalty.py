@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from optlab.algebra import lifting
+from optlab.algebra import lifting, trees
 from optlab.algebra.hyperparameters import Scalar, canonical, check, like
 from optlab.atoms.second_moments import squared
 
@@ -37,7 +37,7 @@ def l2_penalty(params: Any, weight_decay: Scalar, mask: Any = None, origin: Any 
             "l2_penalty: origin must be a tree of arrays shaped like params, got "
             f"{jax.tree.map(jnp.shape, origin)} for {jax.tree.map(jnp.shape, params)}"
         )
-    acts = [True] * len(ws) if mask is None else lifting.mask_column("l2_penalty", mask, params)
+    acts = [True] * len(ws) if mask is None else trees.mask_column("l2_penalty", mask, params)
     total = jnp.zeros((), jnp.float32)
     for (path, w), w0, act in zip(jax.tree_util.tree_leaves_with_path(params), origins, acts, strict=True):
         if not act:

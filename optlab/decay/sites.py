@@ -13,6 +13,7 @@ from optlab.algebra.hyperparameters import Scalar, ScalarOrSchedule, canonical, 
 from optlab.algebra.transform import Transform, describe
 from optlab.atoms.products import product
 from optlab.atoms.rate import scale_by_learning_rate
+from optlab.atoms.second_moments import root
 from optlab.decay.gates import decay_cautiously
 from optlab.decay.links import (
     add_decayed_weights,
@@ -254,7 +255,7 @@ def _around_quotient(
 ) -> tuple[Sequence[optax.GradientTransformation], Transform, Sequence[optax.GradientTransformation]]:
     """The links before the quotient of `core`, the quotient, and the links behind it."""
     links = _links(core)
-    places = [number for number, link in enumerate(links) if isinstance(link, Transform) and link.name == "divide"]
+    places = [number for number, link in enumerate(links) if isinstance(link, Transform) and link.maker is divide]
     if len(places) != 1:
         raise ValueError(
             f"Decay.apply_to: {what} needs a core with one quotient, divide(...), alone or as a link of a chain, "
@@ -271,7 +272,7 @@ def _stably(core: optax.GradientTransformation, placed: Transform) -> Transform:
     before, quotient, behind = _around_quotient("the gate 'stable'", core)
     numerator, denominator = quotient.parts
     *moment, last = _links(denominator)
-    if not isinstance(last, Transform) or last.name != "root":
+    if not isinstance(last, Transform) or last.maker is not root:
         raise ValueError(
             "Decay.apply_to: the gate 'stable' needs a second moment, a denominator that ends in root(eps), "
             f"got {describe(denominator)}"

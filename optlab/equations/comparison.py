@@ -6,18 +6,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 import sympy as sp
 
 from optlab.equations import numeric, printing, symbols
+from optlab.equations.claims import Driven, Shape, kinds
+from optlab.equations.driving import STEPS, NotRun, Runs, beside, end_of_one, first_apart, parted
+from optlab.equations.driving import TYPICAL as VALUES
 from optlab.equations.interpret import Formula, Inexpressible, largest, n, number, over_weights, t
+from optlab.equations.prediction import check
 from optlab.equations.recurrences import Recurrence, by_formula, instance, recurrence
 from optlab.equations.zero import Undecided, is_zero
 from optlab.outside.peers import lenient_float64
 
 DIGITS, POINTS, LEAF = 60, 10, 3
+TOLERANCE = 1e-8
 LONGEST_NAME = 40
 TYPICAL = {
     "learning_rate": 0.1,
@@ -55,15 +58,21 @@ class Comparison:
     """What is known of two optimizers after their first steps.
 
     Attributes:
-      equal: whether every weight of these steps is the same.
-      method: `proof`, or `numbers` where SymPy could not decide or the equations could not be had.
-      steps: how many were compared.
+      equal: whether no weight of the leaves of `shapes` was seen to differ.
+      method: `proof`: for all gradients and hyperparameters over `steps` steps, where they are equal; `numbers`: as far
+        as runs show, where SymPy could not decide or the equations could not be had or predict not all that was run;
+        `equations`: those of a vector alone, where the optimizers don't run.
+      steps: how many were compared: by equations, or in numbers where there are none.
       first_step: the first in which they differ, or None.
       difference: there, the first one's weight minus the second's, in the gradients `g_1, g_2, ...` and the weights
-        `w_0, w_1, ...` before each step; None where they are equal or there are no equations.
+        `w_0, w_1, ...` before each step; None where they are equal, or equations don't show it.
       order: the powers with which that difference goes to zero with the learning rate and with the decay.
       witness: numbers at which it shows; None where a leaf of one weight does not show it.
       notes: what was assumed.
+      shapes: of the leaves that were run beside each other and of which the answer `equal` is; none where equations
+        alone show a difference.
+      apart: the first step after which leaves of other shapes differed in these runs.
+      driven: what was run; None where equations alone show a difference.
     """
 
     names: tuple[str, str]
@@ -75,16 +84,27 @@ class Comparison:
     order: Mapping[str, float] = dataclasses.field(default_factory=dict)
     witness: Witness | None = None
     notes: tuple[str, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+    apart: Mapping[Shape, int] = dataclasses.field(default_factory=dict)
+    driven: Driven | None = None
 
     @property
     def text(self) -> str:
         """The answer in a few lines."""
         a, b = self.names
         if self.equal:
-            found = "equal" if self.method == "proof" else "no difference found in numbers, and none excluded"
+            found = "equal" if self.method == "proof" else f"no difference found in {self.method}, and none excluded"
             lines = [f"{found}: {a} and {b}, over {self.steps} steps"]
+            lines += [f"  at {kinds(self.shapes)}"] if self.shapes else []
         else:
             lines = [f"different: {a} and {b} part at step {self.first_step}"]
+        for step in sorted(set(self.apart.values())):
+            together = [shape for shape, parted_at in self.apart.items() if parted_at == step]
+            lines.append(f"  {kinds(together)} part at step {step}")
+        if self.apart and self.shapes:
+            lines.append(f"  no difference seen at {kinds(self.shapes)}")
+        if self.driven is not None:
+            lines.append(f"  driven: {self.driven}")
         if self.difference is not None:
             lines.append(f"  difference: {_shown(self.difference)}")
         if self.order:
@@ -105,11 +125,13 @@ def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Compari
 
     Both are unrolled from their starting states with symbols for the gradients; hyperparameters of one name are one
     symbol, and one that only one of both has stands at its default. Equality is proved by normal forms; a difference
-    is found in numbers of 40 digits, so that it can't be rounding.
+    is found in numbers of 40 digits, so that it can't be rounding. Equations are of a vector: that both optimizers
+    follow theirs is checked on runs of leaves of several shapes, longer than what was proved, and these are held
+    against each other too. So `equal` is said of the shapes that are named, and of nothing else.
 
     Args:
       a, b: transforms, or functions that make them; see `explain`.
-      steps: >= 1, how many to compare.
+      steps: >= 1, how many to compare by equations; three times as many, and at least 64, are run.
       seconds: > 0, for the proof of each step. Past it, and where the equations can't be had, the answer rests on
         numbers, and says so.
 
@@ -125,9 +147,13 @@ def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Compari
     try:
         both = recurrence(a, by_formula), recurrence(b, by_formula)
     except Inexpressible as error:
-        return _in_float64(a, b, steps, str(error))
+        return _in_numbers(a, b, steps, str(error))
     (first, second), notes = _with_shared_symbols(*_told_apart(both, (a, b)))
-    return _by_equations(first, second, steps, seconds, notes)
+    found = _by_equations(first, second, steps, seconds, notes)
+    seen = found.witness is not None and _is_seen(found.witness, (a, b), both)
+    if seen and found.first_step == 1:
+        return found
+    return _held_against_runs(found, (a, b), (first, second), seen)
 
 
 def _told_apart(found: tuple[Recurrence, Recurrence], of: tuple[Any, Any]) -> list[Recurrence]:
@@ -311,39 +337,119 @@ def _witness(a: Recurrence, b: Recurrence, step: int) -> Witness | None:
     return None
 
 
+# Beside runs --------------------------------------------------------------------------------------------------------
+
+
+def _is_seen(witness: Witness, transforms: tuple[Any, Any], read: tuple[Recurrence, Recurrence]) -> bool:
+    """Whether the transforms themselves, run at its numbers, end where the witness says."""
+    ends = []
+    for x, one in zip(transforms, read, strict=True):
+        at = {name: witness.values.get(symbols.unicode(symbol)) for name, symbol in one.hyperparameters.items()}
+        try:
+            with lenient_float64():
+                _, tx, _ = instance(x, {name: value for name, value in at.items() if value is not None}, all_of=True)
+            ends.append(end_of_one(tx, witness.weight, witness.gradients))
+        except Exception:  # of whatever kind, there is nothing to see
+            return False
+    claimed = witness.ours - witness.theirs
+    return math.isclose(ends[0], witness.ours, rel_tol=1e-9) and math.isclose(ends[0] - ends[1], claimed, rel_tol=0.1)
+
+
+def _held_against_runs(
+    found: Comparison, transforms: tuple[Any, Any], read: tuple[Recurrence, Recurrence], seen: bool
+) -> Comparison:
+    """What equations of a vector say, as far as runs of several leaves bear it out.
+
+    Args:
+      seen: whether the transforms show the difference that was found.
+    """
+    try:
+        values = _shared_values(read)
+        with lenient_float64():
+            made = [instance(x, of_x, all_of=True) for x, of_x in zip(transforms, values, strict=True)]
+        runs = beside((made[0][1], made[1][1]), values, max(STEPS, 3 * found.steps))
+    except Exception as error:  # of whatever kind, they do not run
+        return dataclasses.replace(found, method="equations", notes=(*found.notes, f"not run: {error}"))
+    claims = [
+        check(one.step, one.slots, {one.hyperparameters[k]: v for k, v in ran.driven.values.items()}, {}, ran)
+        for one, ran in zip(read, runs, strict=True)
+    ]
+    driven = runs[0].driven
+    apart = _apart(*runs)
+    alike = tuple(shape for shape in driven.shapes if shape not in apart)
+    borne_out = [shape for shape in driven.shapes if all(shape in claim.holds for claim in claims)]
+    if not found.equal and (seen or any(len(shape) == 1 for shape in borne_out)):
+        earlier = {shape: step for shape, step in apart.items() if step < (found.first_step or 0)}
+        return dataclasses.replace(found, apart=earlier)
+    run = {"shapes": alike, "apart": apart, "driven": driven}
+    if apart or not found.equal:
+        notes = found.notes if found.equal else (*found.notes, "what was read off a vector does not predict them")
+        first = min(apart.values(), default=None)
+        steps = found.steps if apart else driven.steps
+        return Comparison(found.names, not apart, "numbers", steps, first, notes=notes, **run)
+    if len({claim.sums for claim in claims}) == 1 and set(alike) == set(borne_out):
+        return dataclasses.replace(found, **run)
+    proved = f"proved of {kinds(borne_out)} alone" if borne_out else "what was read off a vector does not predict them"
+    return dataclasses.replace(found, method="numbers", steps=driven.steps, notes=(*found.notes, proved), **run)
+
+
+def _shared_values(read: tuple[Recurrence, Recurrence]) -> tuple[dict[str, float], dict[str, float]]:
+    """Numbers for the hyperparameters of each, the same for those of one symbol; one's own stay at their defaults."""
+    values: dict[sp.Symbol, float] = {}
+    for one in (read[1], read[0]):
+        for name, symbol in one.hyperparameters.items():
+            values[symbol] = VALUES.get(name, one.defaults.get(name, values.get(symbol, 0.5)))
+    own = set(read[0].hyperparameters.values()) ^ set(read[1].hyperparameters.values())
+    first, second = (
+        {
+            name: values[symbol]
+            for name, symbol in one.hyperparameters.items()
+            if symbol not in own or name not in one.defaults
+        }
+        for one in read
+    )
+    return first, second
+
+
+def _apart(ours: Runs, theirs: Runs) -> dict[Shape, int]:
+    """The first step after which each shape differs, where one does."""
+    apart: dict[Shape, int] = {}
+    for mine, other in zip(ours.runs, theirs.runs, strict=True):
+        far = parted(mine, other.weights, TOLERANCE)
+        for shape, place in ours.pieces:
+            if (step := first_apart(far, place)) is not None:
+                apart[shape] = min(step, apart.get(shape, step))
+    return apart
+
+
 # Without equations --------------------------------------------------------------------------------------------------
 
 
-def _in_float64(a: Any, b: Any, steps: int, reason: str) -> Comparison:
-    """The trajectories of a leaf of a hundred weights, run as they are."""
-    rng = np.random.default_rng(0)
-    weights, gradients = (rng.normal(size=(k, 100)) * 10 ** rng.uniform(-3, 3, (k, 100)) for k in (1, steps))
-    weights = weights[0]
-    names, trajectories, notes = [], [], [f"in float64 on {len(weights)} random weights, since {reason}"]
-    for x in (a, b):
-        with lenient_float64():
-            name, tx, values = instance(x, TYPICAL)
-            try:
-                trajectories.append(_trajectory(tx, weights, gradients))
-            except Exception as error:
-                first_line = str(error).strip().split("\n")[0]
-                raise ValueError(
-                    f"compare: {name} does not run on gradients alone ({type(error).__name__}: {first_line}), "
-                    f"and there are no equations: {reason}"
-                ) from error
-        names.append(name)
-        notes += [f"{key} of {name} at {printing.decimal(value)}" for key, value in values.items()]
-    apart = [not np.allclose(x, y, rtol=1e-12, atol=1e-14) for x, y in zip(*trajectories, strict=True)]
-    first = apart.index(True) + 1 if any(apart) else None
-    return Comparison((names[0], names[1]), first is None, "numbers", steps, first, notes=tuple(notes))
-
-
-def _trajectory(tx: optax.GradientTransformation, weights: np.ndarray, gradients: np.ndarray) -> list[np.ndarray]:
-    """The weights after each step."""
-    w, trajectory = jax.numpy.asarray(weights), []
-    state = tx.init(w)
-    for g in gradients:
-        updates, state = tx.update(jax.numpy.asarray(g), state, w)
-        w = optax.apply_updates(w, updates)
-        trajectory.append(np.asarray(w))
-    return trajectory
+def _in_numbers(a: Any, b: Any, steps: int, reason: str) -> Comparison:
+    """Runs beside each other, of transforms of which one has no equations."""
+    with lenient_float64():
+        made = [instance(x, TYPICAL) for x in (a, b)]
+    notes = [f"without equations, since {reason}"]
+    notes += [
+        f"{key} of {name} at {printing.decimal(value)}" for name, _, values in made for key, value in values.items()
+    ]
+    try:
+        runs = beside((made[0][1], made[1][1]), (made[0][2], made[1][2]), max(STEPS, 3 * steps))
+    except NotRun as error:
+        name = made[error.which][0]
+        raise ValueError(
+            f"compare: {name} does not run on gradients alone ({error}), and there are no equations: {reason}"
+        ) from error
+    apart, driven = _apart(*runs), runs[0].driven
+    alike = tuple(shape for shape in driven.shapes if shape not in apart)
+    return Comparison(
+        names=(made[0][0], made[1][0]),
+        equal=not apart,
+        method="numbers",
+        steps=driven.steps,
+        first_step=min(apart.values(), default=None),
+        notes=tuple(notes),
+        shapes=alike,
+        apart=apart,
+        driven=driven,
+    )

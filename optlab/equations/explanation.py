@@ -1,16 +1,21 @@
 """`explain`: the equations of an optimizer, derived from what it computes."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import sympy as sp
 
 from optlab.algebra.transform import Transform
 from optlab.equations import printing, symbols
+from optlab.equations.claims import Claim, Shape, kinds
+from optlab.equations.driving import TYPICAL, Runs, drive
 from optlab.equations.hats import corrections, with_hats
-from optlab.equations.interpret import Formula
-from optlab.equations.recurrences import Letters, Recurrence, recurrence, with_symbols
+from optlab.equations.interpret import Formula, Inexpressible
+from optlab.equations.prediction import Schedules, by_step, check
+from optlab.equations.recurrences import Letters, Recurrence, instance, recurrence, with_symbols
 from optlab.equations.regime import Regime, regime_of
+from optlab.outside.peers import lenient_float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,20 +27,43 @@ class Explanation:
       equations: SymPy equations in the order in which they are computed: each slot, its bias-corrected value under a
         hat where the step uses one, and the new weight. `w` is the weight before the step, `g` its gradient.
       regime: the same in words.
+      claim: where the equations hold, and what was run to check it; `str(claim)` says it in a line.
+      elsewhere: the shapes for which they don't hold, each with the explanation that does, or with the reason, in a
+        sentence, why there is none.
     """
 
     recurrence: Recurrence
     equations: tuple[Formula, ...]
     regime: Regime
+    claim: Claim
+    elsewhere: Mapping[Shape, "Explanation | str"] = dataclasses.field(default_factory=dict)
 
     @property
     def text(self) -> str:
-        """Equations, starting values and regime as plain text."""
-        lines = [self._title(), ""]
-        lines += [f"  {printing.text(equation.lhs)} = {printing.text(equation.rhs)}" for equation in self.equations]
+        """Equations, starting values, regime and claim as plain text."""
+        only = f", of {kinds(self.claim.holds)} alone" if self.elsewhere else ""
+        lines = [f"{self._title()}{only}", "", *self._body()]
+        for known, shapes in self._others():
+            lines += ["", f"  {kinds(shapes)} go another way{'' if isinstance(known, Explanation) else f', {known}'}"]
+            lines += ["", *known._body()] if isinstance(known, Explanation) else []
+        return "\n".join(lines)
+
+    def _body(self) -> list[str]:
+        lines = [f"  {printing.text(equation.lhs)} = {printing.text(equation.rhs)}" for equation in self.equations]
         if starts := self._starts():
             lines += ["", f"  from {starts}"]
-        return "\n".join([*lines, "", str(self.regime)])
+        return [*lines, "", str(self.regime), *(f"  {word + ':':<12}{what}" for word, what in self.claim.rows.items())]
+
+    def _others(self) -> list[tuple["Explanation | str", list[Shape]]]:
+        """What is known of other shapes, each once, with them."""
+        found: list[tuple[Explanation | str, list[Shape]]] = []
+        for shape, known in self.elsewhere.items():
+            same = next((shapes for other, shapes in found if other is known or other == known), None)
+            if same is None:
+                found.append((known, [shape]))
+            else:
+                same.append(shape)
+        return found
 
     @property
     def latex(self) -> str:
@@ -82,16 +110,79 @@ def explain(x: Any) -> Explanation:
     Raises:
       TypeError: neither a transform nor such a function.
       Inexpressible: a `ValueError`; the step can't be written for one weight, and the message names the primitive or
-        the part of the state that stands in the way.
+        the part of the state that stands in the way; or what was read predicts no leaf that was run.
 
-    The parameters are one leaf, a vector: a sum over its weights reads `Σ(...)`, their number `N`, and an optimizer
-    that treats matrices otherwise, such as Adafactor, reads as it treats vectors. The step is traced in float64, casts
-    between floating-point types are seen through, and so is `store`; what is asked whether it is finite is, and counts
-    are taken not to have reached their maximum.
+    Equations are read off a vector and then have to predict the transform itself, run on a tree of a vector, matrices
+    and a leaf of more axes; `claim` says of which leaves they do, and `elsewhere` what is known of the others, such as
+    the matrices of Adafactor. A sum over the weights reads `Σ(...)`, their number `N`; the claim says whether of each
+    leaf or of all. The step is traced in float64, casts between floating-point types are seen through, and so is
+    `store`; what is asked whether it is finite is, and counts are taken not to have reached their maximum.
     """
-    found = recurrence(x, Letters())
-    told = with_symbols(x, ("learning_rate", "weight_decay")) if isinstance(x, Transform) else found
-    return Explanation(found, _equations(found), regime_of(told))
+    read = _read(x, axes=1)
+    runs = _driven(x, read)
+    explanation = _checked(read, runs)
+    if not explanation.claim.holds:
+        shape, step = next(iter(explanation.claim.differs.items()))
+        raise Inexpressible(
+            f"what was read off a vector does not predict it, from step {step} of a leaf of shape {shape} on",
+            read.found.name,
+        )
+    return dataclasses.replace(explanation, elsewhere=_elsewhere(x, runs, explanation.claim))
+
+
+class _Read(NamedTuple):
+    """What was read: the recurrence, the one in which rate and decay have their symbols, and the schedules."""
+
+    found: Recurrence
+    told: Recurrence
+    schedules: Schedules
+
+
+def _read(x: Any, axes: int) -> _Read:
+    letters = Letters()
+    found = recurrence(x, letters, axes)
+    told = with_symbols(x, ("learning_rate", "weight_decay"), axes) if isinstance(x, Transform) else found
+    return _Read(found, told, {letter: by_step(schedule) for letter, schedule in letters.schedules.items()})
+
+
+def _driven(x: Any, read: _Read) -> Runs:
+    """Runs of the transform, at typical hyperparameters, or at its defaults where it refuses those."""
+    names = read.found.hyperparameters
+    unnamed = dict.fromkeys(names, 0.5)
+    for typical in (unnamed | read.found.defaults | TYPICAL, unnamed | TYPICAL | read.found.defaults):
+        values = {name: typical[name] for name in names}
+        try:
+            with lenient_float64():
+                _, tx, _ = instance(x, values, all_of=True)
+            return drive(tx, values)
+        except Exception as error:
+            reason = error
+    raise Inexpressible(f"it does not run, so that what was read can't be checked: {reason}", read.found.name)
+
+
+def _checked(read: _Read, runs: Runs) -> Explanation:
+    """The equations and regime, with the claim that the runs leave of them."""
+    found = read.found
+    equations = _equations(found)
+    step = tuple((equation.lhs, equation.rhs) for equation in equations)
+    values = {symbol: runs.driven.values[name] for name, symbol in found.hyperparameters.items()}
+    return Explanation(found, equations, regime_of(read.told), check(step, found.slots, values, read.schedules, runs))
+
+
+def _elsewhere(x: Any, runs: Runs, claim: Claim) -> dict[Shape, "Explanation | str"]:
+    """What is known of the leaves that the equations don't hold for."""
+    found: dict[Shape, Explanation | str] = dict(runs.refused)
+    for axes in sorted({len(shape) for shape in claim.differs}):
+        shapes = [shape for shape in claim.differs if len(shape) == axes]
+        try:
+            other = _checked(_read(x, axes), runs)
+        except Inexpressible as error:
+            found |= dict.fromkeys(shapes, f"not read: {error.reason}")
+            continue
+        for shape in shapes:
+            predicted = shape in other.claim.holds
+            found[shape] = other if predicted else "not read: equations of one weight don't predict it"
+    return found
 
 
 def _equations(found: Recurrence) -> tuple[Formula, ...]:
@@ -102,5 +193,4 @@ def _equations(found: Recurrence) -> tuple[Formula, ...]:
         if slot.after in hats:
             hat, divisor = hats[slot.after]
             equations.append(sp.Eq(hat, slot.after / divisor, evaluate=False))
-    weight = sp.Symbol("w_t", real=True)
-    return (*equations, sp.Eq(weight, with_hats(found.weight, hats), evaluate=False))
+    return (*equations, sp.Eq(symbols.next_weight, with_hats(found.weight, hats), evaluate=False))

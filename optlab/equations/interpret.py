@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import sympy as sp
-from jax.extend import core as extended
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 
+from optlab.outside import jax_internals as extended
+
 Formula = Any
 """A SymPy expression or truth; SymPy's own annotations don't say which attributes it has."""
 
-SIZE = 7919
-"""Weights of the traced leaf: a number that no optimizer holds, so that a division by the number of weights shows."""
+Sizes = tuple[int, int]
+"""The numbers of weights of a leaf that is traced twice: a constant that is another one then depends on it."""
 
 t = sp.Symbol("t", integer=True, positive=True)
 n = sp.Symbol("N", integer=True, positive=True)
@@ -31,7 +32,15 @@ _SATURATED = 2**31 - 2
 
 
 class Inexpressible(ValueError):
-    """The computation can't be written as the recurrence of one weight; the message says which part of it."""
+    """The computation can't be written as the recurrence of one weight.
+
+    Attributes:
+      reason: which part of it stands in the way, without the name `of` whose computation it is.
+    """
+
+    def __init__(self, reason: str, of: str = "") -> None:
+        super().__init__(f"{of} can't be written as the recurrence of one weight: {reason}" if of else reason)
+        self.reason = reason
 
 
 def number(value: Any) -> Formula:
@@ -40,12 +49,10 @@ def number(value: Any) -> Formula:
     if dtype == np.bool_:
         return sp.true if value else sp.false
     if np.issubdtype(dtype, np.integer):
-        return n if int(value) == SIZE else sp.Integer(int(value))
+        return sp.Integer(int(value))
     value, digits = float(value), 14 if dtype == np.float64 else 7
     if math.isnan(value) or math.isinf(value):
         return {math.inf: sp.oo, -math.inf: -sp.oo}.get(value, sp.nan)
-    if value == SIZE:
-        return n
     if value and value % math.pi == 0:
         return round(value / math.pi) * sp.pi
     fraction = fractions.Fraction(value).limit_denominator(1000)
@@ -53,13 +60,15 @@ def number(value: Any) -> Formula:
 
 
 class Reading:
-    """One reading of a jaxpr.
+    """One reading of a jaxpr of a leaf of `size` weights.
 
     Attributes:
       definitions: the expression behind every symbol that an output was given, filled while reading.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int, by_size: Mapping[int, Formula]) -> None:
+        self.size = size
+        self.by_size = by_size
         self.definitions: dict[sp.Symbol, Formula] = {}
 
     def read(
@@ -75,11 +84,14 @@ class Reading:
         """
         jaxpr = closed.jaxpr
         named = _names_behind_casts(jaxpr, names)
-        values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, closed.consts), strict=True))
-        values |= dict(zip(jaxpr.invars, arguments, strict=True))
+        values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
+        for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
+            values[var] = self.by_size[id(var)] if id(var) in self.by_size else _constant(value)
 
         def value_of(atom: Any) -> Any:
-            return number(atom.val) if isinstance(atom, extended.Literal) else values[atom]
+            if isinstance(atom, extended.Literal):
+                return self.by_size[id(atom)] if id(atom) in self.by_size else number(atom.val)
+            return values[atom]
 
         for equation in jaxpr.eqns:
             inner_names = [named.get(var) for var in equation.outvars]
@@ -99,11 +111,11 @@ class Reading:
             return [sp.Function(params["letter"], real=True)(inputs[0] + 1)]
         if primitive == "cond":
             return self._cond(params["branches"], inputs)
-        if primitive not in _LOOPS and (inner := _inner(params)) is not None:
+        if (inner := inner_call(equation)) is not None:
             return self.read(inner, inputs, names)
         if primitive == "optimization_barrier":
             return inputs
-        _require_plain(equation)
+        self._require_plain(equation)
         if primitive in _PASSING:
             return inputs[:1]
         if primitive in _OVER_WEIGHTS or primitive in _OVER_TRUTHS:
@@ -119,6 +131,18 @@ class Reading:
         if primitive not in _MEANING:
             raise Inexpressible(_why_not(primitive))
         return [_MEANING[primitive](*inputs)]
+
+    def _require_plain(self, equation: Any) -> None:
+        """Refuses what has neither one value for each weight, in the order of the weights, nor one for all of them."""
+        for var in equation.outvars:
+            shape = getattr(var.aval, "shape", ())
+            if math.prod(shape) not in (1, self.size):
+                made = "(" + ", ".join("N" if size == self.size else str(size) for size in shape) + ")"
+                raise Inexpressible(f"{equation.primitive.name}: makes an array of shape {made} of a leaf of N weights")
+        if equation.primitive.name == "transpose":
+            (var,), order = equation.invars, equation.params["permutation"]
+            if (moved := [axis for axis in order if var.aval.shape[axis] > 1]) != sorted(moved):
+                raise Inexpressible("transpose: puts the weights of a leaf in another order")
 
     def _cond(self, branches: Sequence[extended.ClosedJaxpr], inputs: list[Any]) -> list[Any]:
         which, *operands = inputs
@@ -161,29 +185,20 @@ def _constant(value: Any) -> Formula:
     return number(array.flat[0])
 
 
-def _inner(params: Mapping[str, Any]) -> extended.ClosedJaxpr | None:
-    """The computation that a call such as a nested `jit` or a custom derivative wraps."""
+def inner_call(equation: Any) -> extended.ClosedJaxpr | None:
+    """The computation that a call such as a nested `jit` or a custom derivative wraps, of the same arguments."""
+    if equation.primitive.name in _LOOPS:
+        return None
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = params.get(name)
-        if isinstance(inner, extended.ClosedJaxpr):
+        inner = equation.params.get(name)
+        inner = extended.ClosedJaxpr(inner, []) if isinstance(inner, extended.Jaxpr) else inner
+        if isinstance(inner, extended.ClosedJaxpr) and _shapes(inner.jaxpr.invars) == _shapes(equation.invars):
             return inner
-        if isinstance(inner, extended.Jaxpr):
-            return extended.ClosedJaxpr(inner, [])
     return None
 
 
-def _require_plain(equation: Any) -> None:
-    """Refuses what has neither one value for each weight nor one for all of them."""
-    for var in equation.outvars:
-        size = math.prod(getattr(var.aval, "shape", ()))
-        if size not in (1, SIZE):
-            raise Inexpressible(
-                f"{equation.primitive.name}: makes an array of shape {_shape(var.aval.shape)} of a leaf of N weights"
-            )
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "(" + ", ".join("N" if size == SIZE else str(size) for size in shape) + ")"
+def _shapes(variables: Sequence[Any]) -> list[Any]:
+    return [getattr(var.aval, "shape", None) for var in variables]
 
 
 def _reduced(primitive: str, equation: Any, inputs: list[Any]) -> Formula:
@@ -202,6 +217,64 @@ def _reduced(primitive: str, equation: Any, inputs: list[Any]) -> Formula:
         return largest(summand)
     coefficient, term = summand.as_coeff_Mul()
     return coefficient * over_weights(term)
+
+
+# Constants that depend on the number of weights ----------------------------------------------------------------------
+
+
+def by_size(one: extended.ClosedJaxpr, other: extended.ClosedJaxpr, sizes: Sizes) -> dict[int, Formula]:
+    """The constants of `one` that depend on the size of the leaf, by the `id` of their literal or variable.
+
+    Args:
+      one, other: one computation, of leaves of each of the two sizes.
+
+    Raises:
+      Inexpressible: the two are not the same steps, or a constant is no simple function of the size.
+    """
+    found: dict[int, Formula] = {}
+    jaxprs = one.jaxpr, other.jaxpr
+    if [e.primitive.name for e in jaxprs[0].eqns] != [e.primitive.name for e in jaxprs[1].eqns]:
+        raise Inexpressible("it computes otherwise for another number of weights")
+    for var, *values in zip(jaxprs[0].constvars, one.consts, other.consts, strict=True):
+        if all(np.size(value) and jnp.issubdtype(value.dtype, np.number) for value in values):
+            _note(found, var, [np.asarray(value).flat[0] for value in values], sizes)
+    for equations in zip(jaxprs[0].eqns, jaxprs[1].eqns, strict=True):
+        for pair in zip(*(equation.invars for equation in equations), strict=True):
+            if all(isinstance(atom, extended.Literal) for atom in pair):
+                _note(found, pair[0], [np.asarray(atom.val).flat[0] for atom in pair], sizes)
+        for pair in zip(*map(_inner_jaxprs, equations), strict=True):
+            found |= by_size(*pair, sizes)
+    return found
+
+
+def _inner_jaxprs(equation: Any) -> list[extended.ClosedJaxpr]:
+    inner = inner_call(equation)
+    return [*equation.params.get("branches", ()), *([] if inner is None else [inner])]
+
+
+def _note(found: dict[int, Formula], of: Any, values: Sequence[Any], sizes: Sizes) -> None:
+    if not np.array_equal(*values, equal_nan=True):
+        found[id(of)] = _function_of_size(*map(float, values), sizes)
+
+
+def _function_of_size(value: float, other: float, sizes: Sizes) -> Formula:
+    """`a*N**p`, or a power of `N + c`, whichever gives both values."""
+    for power in (1, -1, 2, -2):
+        bases = [abs(x) ** (1 / power) if x else math.nan for x in (value, other)]
+        beside = bases[0] - sizes[0]
+        if math.isclose(beside, bases[1] - sizes[1], abs_tol=1e-3) and math.isclose(
+            beside, round(beside), abs_tol=1e-3
+        ):
+            return sp.sign(value) * (n + round(beside)) ** power
+    if value * other > 0:
+        ratio = math.log(value / other) / math.log(sizes[0] / sizes[1])
+        power = sp.Rational(fractions.Fraction(ratio).limit_denominator(4))
+        factors = [x / size ** float(power) for x, size in zip((value, other), sizes, strict=True)]
+        if math.isclose(*factors, rel_tol=1e-6):
+            return number(np.float32(factors[0])) * n**power
+    raise Inexpressible(
+        f"a constant depends on the number of weights: {value:g} of {sizes[0]}, {other:g} of {sizes[1]}"
+    )
 
 
 class Truth(sp.Symbol):

@@ -1,5 +1,6 @@
 """A recurrence in numbers: its steps at given hyperparameters and gradients."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -38,10 +39,7 @@ def run(
     """
     names = [*values, t, symbols.g, symbols.w, symbols.first_weight]
     names += [symbol for slot in found.slots for symbol in (slot.before, slot.after)]
-    functions = [
-        sp.lambdify(names, one_weight(expression), modules=["math", {"sign": _sign, "zoo": math.nan}])
-        for expression in found.expressions
-    ]
+    functions = [_compiled(expression, tuple(names)) for expression in found.expressions]
     known: dict[sp.Symbol, float] = dict.fromkeys(names, 0.0) | dict(values)
     known |= {symbols.w: weight, symbols.first_weight: weight}
     for slot in found.slots:
@@ -58,6 +56,11 @@ def run(
         known |= {slot.before: known[slot.after] for slot in found.slots}
         known[symbols.w] = weight if held else moved
     return steps
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(expression: Formula, names: tuple[sp.Symbol, ...]) -> Any:
+    return sp.lambdify(names, one_weight(expression), modules=["math", {"sign": _sign, "zoo": math.nan}])
 
 
 def one_weight(expression: Formula) -> Formula:

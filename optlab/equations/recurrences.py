@@ -4,23 +4,31 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
 import sympy as sp
-from jax.extend import core
 
 from optlab.algebra import hyperparameters
-from optlab.algebra.transform import Transform, describe, rebuild
+from optlab.algebra.transform import Transform, as_read, describe, rebuild
 from optlab.equations import symbols
-from optlab.equations.interpret import SIZE, Formula, Inexpressible, Reading, t, where
-from optlab.memory.storage import unstored
+from optlab.equations.claims import Shape
+from optlab.equations.interpret import Formula, Inexpressible, Reading, by_size, t, where
+from optlab.outside import jax_internals as core
 from optlab.outside.peers import lenient_float64
+
+TRACED: Mapping[int, tuple[Shape, Shape]] = {
+    1: ((7919,), (7907,)),
+    2: ((131, 151), (137, 139)),
+    3: ((5, 131, 151), (5, 137, 139)),
+    4: ((3, 5, 131, 151), (3, 5, 137, 139)),
+}
+"""The leaves that are traced for each number of axes: two, so that a constant that depends on their size shows."""
 
 
 class Untraceable(Inexpressible):
@@ -83,6 +91,11 @@ class Recurrence:
         """What the slots become, and the new weight."""
         return (*(slot.new for slot in self.slots), self.weight)
 
+    @property
+    def step(self) -> tuple[tuple[sp.Symbol, Formula], ...]:
+        """What is computed one after the other: the slots, and the weight after the step."""
+        return (*((slot.after, slot.new) for slot in self.slots), (symbols.next_weight, self.weight))
+
     def subs(self, replacements: Mapping[Formula, Any]) -> "Recurrence":
         """The recurrence with symbols of the hyperparameters replaced."""
         slots = tuple(
@@ -92,19 +105,20 @@ class Recurrence:
         return dataclasses.replace(self, weight=self.weight.xreplace(replacements), slots=slots)
 
 
-def recurrence(x: Any, shown_as: Callable[[str, Schedule], Schedule]) -> Recurrence:
+def recurrence(x: Any, shown_as: Callable[[str, Schedule], Schedule], axes: int = 1) -> Recurrence:
     """Traces a transform, or a function that makes one of its hyperparameters.
 
     Args:
       x: the transform or the function; see `optlab.explain`.
       shown_as: what stands for the schedule of a hyperparameter: its letter, from `Letters()`, or `by_formula`.
+      axes: of the leaf that it is traced with, a key of `TRACED`.
 
     Raises:
       TypeError: neither of both.
       Inexpressible: one weight's recurrence can't say what it does.
     """
     if _is_transform(x):
-        return _read(describe(x), lambda numbers: _with_schedules(x, shown_as), {}, {}, {})
+        return _read(describe(x), lambda numbers: _with_schedules(x, shown_as), {}, {}, {}, axes)
     x = _by_keyword(x)
     numbers, schedules = _arguments(x)
     fixed = {key: shown_as(key, schedule) for key, schedule in schedules.items()}
@@ -117,15 +131,17 @@ def recurrence(x: Any, shown_as: Callable[[str, Schedule], Schedule]) -> Recurre
             return _require_transform(name, x(**fixed, **held, **values))
 
         defaults = {key: float(value) for key, value in free.items() if value is not None}
-        return _read(name, make, symbols.hyperparameters(free), defaults, held)
+        return _read(name, make, symbols.hyperparameters(free), defaults, held, axes)
 
     with contextlib.suppress(Untraceable):
         return attempt({})
     with_default = {key: value for key, value in numbers.items() if value is not None}
-    return attempt({key: value for key, value in with_default.items() if not _may_be_traced(x, key, numbers, fixed)})
+    return attempt(
+        {key: value for key, value in with_default.items() if not _may_be_traced(x, key, numbers, fixed, axes)}
+    )
 
 
-def with_symbols(tx: Transform, names: Sequence[str]) -> Recurrence:
+def with_symbols(tx: Transform, names: Sequence[str], axes: int = 1) -> Recurrence:
     """The recurrence of a transform with symbols for those of its hyperparameters `names` that are one number."""
     numbers: dict[str, set[float]] = {}
 
@@ -145,11 +161,14 @@ def with_symbols(tx: Transform, names: Sequence[str]) -> Recurrence:
 
         return _with_hyperparams(lettered, placed)
 
-    return _read(describe(tx), make, symbols.hyperparameters(values), values, {})
+    return _read(describe(tx), make, symbols.hyperparameters(values), values, {}, axes)
 
 
-def instance(x: Any, typical: Mapping[str, float]) -> tuple[str, Made, dict[str, float]]:
+def instance(x: Any, typical: Mapping[str, float], *, all_of: bool = False) -> tuple[str, Made, dict[str, float]]:
     """A transform to run, with its name: `x` itself, or what it makes of its defaults and of typical numbers.
+
+    Args:
+      all_of: whether typical numbers go before defaults.
 
     Raises:
       ValueError: an argument has neither.
@@ -163,7 +182,7 @@ def instance(x: Any, typical: Mapping[str, float]) -> tuple[str, Made, dict[str,
     for key, default in numbers.items():
         if default is None and key not in typical:
             raise ValueError(f"{name}: {key} has no default; bind it with functools.partial to run the transform")
-        if default is None:
+        if default is None or (all_of and key in typical):
             chosen[key] = typical[key]
     return name, _require_transform(name, x(**chosen)), chosen
 
@@ -220,14 +239,14 @@ def _arguments(x: Any) -> tuple[dict[str, Any], dict[str, Schedule]]:
     return numbers, schedules
 
 
-def _may_be_traced(x: Maker, key: str, numbers: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+def _may_be_traced(x: Maker, key: str, numbers: Mapping[str, Any], fixed: Mapping[str, Any], axes: int) -> bool:
     def make(values: Mapping[str, Any]) -> Made:
         defaults = {name: value for name, value in numbers.items() if value is not None}
         return x(**fixed, **{**defaults, **values})
 
     free = [key, *(name for name, value in numbers.items() if value is None)]
     try:
-        _traced(make, free)
+        _traced(make, free, TRACED[axes][0])
     except Inexpressible:
         return False
     return True
@@ -236,7 +255,7 @@ def _may_be_traced(x: Maker, key: str, numbers: Mapping[str, Any], fixed: Mappin
 # Schedules ----------------------------------------------------------------------------------------------------------
 
 _schedule = core.Primitive("schedule")
-_schedule.def_abstract_eval(lambda count, *, letter: jax.core.ShapedArray((), jnp.dtype("float64")))
+_schedule.def_abstract_eval(lambda count, *, letter: core.ShapedArray((), jnp.dtype("float64")))
 
 
 class Letters:
@@ -244,6 +263,15 @@ class Letters:
 
     def __init__(self) -> None:
         self.seen: dict[str, list[Schedule]] = {}
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """Those that were given a letter, by it."""
+        return {
+            symbols.numbered(symbols.hyperparameter(name), index).name: schedule
+            for name, seen in self.seen.items()
+            for index, schedule in enumerate(seen)
+        }
 
     def __call__(self, name: str, schedule: Schedule) -> Schedule:
         seen = self.seen.setdefault(name, [])
@@ -280,18 +308,18 @@ def _with_hyperparams(tx: Made, replaced: Callable[[str, Any], Any]) -> Made:
 
 
 def _traced(
-    make: Callable[[Mapping[str, Any]], Made], names: Sequence[str]
+    make: Callable[[Mapping[str, Any]], Made], names: Sequence[str], shape: Shape
 ) -> tuple[core.ClosedJaxpr, core.ClosedJaxpr, list[tuple[Any, Any]]]:
     """The computations of `init` and of a step, and the leaves of the state with their paths."""
     scalar = jax.ShapeDtypeStruct((), np.dtype("float64"))
-    leaf = jax.ShapeDtypeStruct((SIZE,), np.dtype("float64"))
+    leaf = jax.ShapeDtypeStruct(shape, np.dtype("float64"))
     numbers = dict.fromkeys(names, scalar)
 
     def init(values: Any, weight: Any) -> Any:
-        return unstored(make(values)).init(weight)
+        return as_read(make(values)).init(weight)
 
     def step(values: Any, state: Any, gradient: Any, weight: Any) -> Any:
-        updates, state = unstored(make(values)).update(gradient, state, weight)
+        updates, state = as_read(make(values)).update(gradient, state, weight)
         return optax.apply_updates(weight, updates), state
 
     try:
@@ -319,22 +347,31 @@ def _read(
     letters: Mapping[str, sp.Symbol],
     defaults: Mapping[str, float],
     held: Mapping[str, Any],
+    axes: int,
 ) -> Recurrence:
+    shapes = TRACED[axes]
+    sizes = math.prod(shapes[0]), math.prod(shapes[1])
     try:
-        start, body, leaves = _traced(make, list(letters))
+        start, body, leaves = _traced(make, list(letters), shapes[0])
+        other_start, other_body, _ = _traced(make, list(letters), shapes[1])
+        of_size = by_size(start, other_start, sizes) | by_size(body, other_body, sizes)
+        reading = functools.partial(Reading, sizes[0], of_size)
         values = [letters[key] for key in sorted(letters)]
-        firsts = Reading().read(start, [*values, symbols.w], [None] * len(leaves))
-        weight, slots = _read_step(body, values, _blank_slots(leaves, firsts))
+        firsts = reading().read(start, [*values, symbols.w], [None] * len(leaves))
+        weight, slots = _read_step(reading, body, values, _blank_slots(leaves, firsts))
     except Inexpressible as error:
-        raise type(error)(f"{name} can't be written as the recurrence of one weight: {error}") from error.__cause__
+        raise type(error)(error.reason, name) from error.__cause__
     return _tidy(Recurrence(name, weight, slots, dict(letters), dict(defaults), dict(held)))
 
 
 def _read_step(
-    body: core.ClosedJaxpr, values: Sequence[Any], blanks: Sequence["Slot | _Whole"]
+    new_reading: Callable[[], Reading],
+    body: core.ClosedJaxpr,
+    values: Sequence[Any],
+    blanks: Sequence["Slot | _Whole"],
 ) -> tuple[Formula, tuple[Slot, ...]]:
     """The new weight, and the slots with their new values."""
-    reading = Reading()
+    reading = new_reading()
     names = [blank.after if isinstance(blank, Slot) else None for blank in blanks]
     olds = [blank.before for blank in blanks]
     weight, *news = reading.read(body, [*values, *olds, symbols.g, symbols.w], [None, *names])
@@ -343,7 +380,7 @@ def _read_step(
         for blank, new in zip(blanks, news, strict=True)
     ]
     if others != list(blanks):
-        return _read_step(body, values, others)
+        return _read_step(new_reading, body, values, others)
     pairs = zip(blanks, news, strict=True)
     return weight, tuple(
         dataclasses.replace(blank, new=reading.definitions[new] if new == blank.after else new)

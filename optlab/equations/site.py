@@ -11,9 +11,11 @@ from sympy.core.function import AppliedUndef
 from optlab.equations import printing, symbols
 from optlab.equations.hats import Hats, corrections, with_hats
 from optlab.equations.interpret import Formula, largest, over_weights
-from optlab.equations.moments import DECAY, RATE, moments_of, names_of
+from optlab.equations.moments import DECAY, RATE, moments_of, names_of, typical
+from optlab.equations.prediction import along
 from optlab.equations.recurrences import Recurrence, Slot
 
+DRAWS = 8
 THROUGH_MOMENTS = "through what is averaged; its share of the step depends on the gradients"
 LAWS = {
     "update": "update: decoupled, beside the update, w − η·u − κ·w",
@@ -118,7 +120,7 @@ def _site_and_coupling(step: _Step) -> tuple[str, str]:
     is_beside_slots = direct.has(*step.letters)
     if direct == 0 and not seen_by:
         by_size = any(total.has(symbols.w) for total in step.sums)
-        return ("none; the step depends on the size of all weights" if by_size else "none"), "no decay"
+        return ("none; the step depends on the size of the weights" if by_size else "none"), "no decay"
     c = _beside_gradient(step)
     if c is not None and (seen_by or is_beside_slots):
         sees = "every average" if step.news else "the step"
@@ -132,9 +134,22 @@ def _site_and_coupling(step: _Step) -> tuple[str, str]:
     if is_beside_slots:
         place = "direction: beside the momentum, under the same divisor, (m + λ·w)/P"
         is_under_divisor = _is_under_divisor(step, direct)
-        factor = f"the weight is multiplied by {step.shown(-direct)}"
-        return place if is_under_divisor else "beside the update, by a factor that depends on the gradients", factor
+        by = "depends on the gradients" if _follows_gradient(step, direct) else "changes with the steps"
+        factor = f"the weight loses {step.shown(-direct)} of itself per step"
+        return place if is_under_divisor else f"beside the update, by a factor that {by}", factor
     return _decoupled(step, direct)
+
+
+def _follows_gradient(step: _Step, expression: Formula) -> bool:
+    """Whether the gradient, of this step or an earlier one, stands in it."""
+    reached: set[sp.Symbol] = set()
+    waiting = expression.free_symbols
+    while waiting:
+        reached |= waiting
+        fed = [new for slot, new in step.news.items() if {slot.before, slot.after} & reached]
+        back = {letter: total for total, letter in step.sums.items()}
+        waiting = {x for new in fed for x in new.xreplace(back).free_symbols} - reached
+    return symbols.g in reached
 
 
 def _is_under_divisor(step: _Step, direct: Formula) -> bool:
@@ -173,8 +188,12 @@ def _decoupled(step: _Step, direct: Formula) -> tuple[str, str]:
 
     What the decay does to the rest of the update tells them apart: nothing, or one factor for the step and the weight.
     """
-    if _at_random(direct) > 0:
+    signs = _signs(step, direct)
+    if signs == {1}:
         return "after the learning rate with the wrong sign: weights grow (the sign trap)", _multiplied(step, -direct)
+    if signs != {-1}:
+        by = "sums over weights" if direct.free_symbols & set(step.sums.values()) else "its hyperparameters"
+        return f"beside the update, by a factor of either sign that depends on {by}", _multiplied(step, -direct)
     knob = DECAY if step.is_named else RATE
     if not direct.has(knob):
         alike = "update, step, after and proximal" if not step.found.hyperparameters else "step and after"
@@ -194,8 +213,19 @@ def _decoupled(step: _Step, direct: Formula) -> tuple[str, str]:
     return LAWS["whole"], _multiplied(step, -direct)
 
 
+def _signs(step: _Step, direct: Formula) -> set[int]:
+    """The signs of what a step adds to the weight in proportion to it: at many numbers, with sums along a run."""
+    back = {letter: total for total, letter in step.sums.items()}
+    if not direct.free_symbols & back.keys():
+        return {int(np.sign(_at_random(direct, draw))) for draw in range(DRAWS)} - {0}
+    values = typical(step.found) | {RATE: 0.1, DECAY: 0.1}
+    values = {symbol: value for symbol, value in values.items() if symbol in step.found.hyperparameters.values()}
+    seen = along(step.found, values, direct.xreplace(back))
+    return {int(sign) for sign in np.unique(np.sign(seen[np.isfinite(seen)]))} - {0}
+
+
 def _multiplied(step: _Step, kappa: Formula) -> str:
-    beside = ", and by sums over all weights" if kappa.free_symbols & set(step.sums.values()) else ""
+    beside = ", and by sums over weights" if kappa.free_symbols & set(step.sums.values()) else ""
     if not step.is_named and not _has_rate(kappa):
         return f"the weight loses {step.shown(kappa)} of itself per step"
     by = "multiplied by the learning rate" if _has_rate(kappa) else "not multiplied by the learning rate"
@@ -210,12 +240,12 @@ def _times_w(c: Formula) -> str:
     return printing.text(c * sp.Symbol("w_", real=True)).replace("w_", "w")
 
 
-def _at_random(expression: Formula) -> float:
+def _at_random(expression: Formula, draw: int = 0) -> float:
     """The value at positive numbers, drawn for each symbol and schedule by its name."""
     names: list[Formula] = [*expression.atoms(AppliedUndef), *expression.free_symbols]
-    values = {name: 3 if name.is_integer else sp.Float(_draw(str(name))) for name in names}
+    values = {name: 3 if name.is_integer else sp.Float(_draw(str(name), draw)) for name in names}
     return float(sp.re(expression.xreplace(values).evalf()))
 
 
-def _draw(name: str) -> float:
-    return np.random.default_rng(list(name.encode())).uniform(0.1, 0.9)
+def _draw(name: str, draw: int) -> float:
+    return np.random.default_rng([draw, *name.encode()]).uniform(0.1, 0.9)

@@ -49,6 +49,7 @@ _SUBSCRIPTS = str.maketrans("0123456789r", "₀₁₂₃₄₅₆₇₈₉ᵣ")
 
 w = sp.Symbol("w", real=True)
 g = sp.Symbol("g", real=True)
+next_weight = sp.Symbol("w_t", real=True)
 first_weight = sp.Symbol("w_0", real=True)
 
 

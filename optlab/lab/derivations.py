@@ -15,8 +15,8 @@ from optlab.decay.sites import Decay
 from optlab.equations.explanation import explain
 from optlab.equations.interpret import Inexpressible
 from optlab.equations.printing import text
-from optlab.lab.cores import CORES, hyperparameters
 from optlab.lab.study import Structure, Study
+from optlab.optimizers.cores import CORES, hyperparameters
 
 
 class Formulas(NamedTuple):
@@ -60,7 +60,8 @@ def _formulas(structure: Structure, decay: Decay, core: str | Transform, schedul
 
 def _factory(decay: Decay, core: str | Transform, scheduled: bool) -> Callable[..., optax.GradientTransformation]:
     """The optimizer as a function of its hyperparameters, which `explain` makes symbols of."""
-    own = hyperparameters(core) if isinstance(core, str) else {}
+    own: dict[str, Any] = hyperparameters(core) if isinstance(core, str) else {}
+    own = {name: inspect.Parameter.empty if default is None else default for name, default in own.items()}
 
     def make(**values: Any) -> optax.GradientTransformation:
         made = CORES[core](**{name: values[name] for name in own}) if isinstance(core, str) else core

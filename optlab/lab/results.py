@@ -1,6 +1,7 @@
 """Results: the dataset of a study, made, written and read, and what its grid says."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from optlab.lab import record
-from optlab.lab.folder import replace
-from optlab.lab.study import Structure, Study, StudyError
+from optlab.lab import folder, record
+from optlab.lab.errors import StudyError
+from optlab.lab.files import replace
+from optlab.lab.study import Structure, Study
 from optlab.lab.tasks import Task
 
 FILE = "results.nc"
@@ -143,6 +145,20 @@ def load(path: Path) -> xr.Dataset:
     return results.transpose(*AXES, ...)
 
 
+def differences(path: Path, decided: Callable[[], Mapping[str, Any]]) -> list[str]:
+    """What differs between a study and the one whose results are there; nothing where they don't say.
+
+    Args:
+      decided: gives the `Decided.values` of the study.
+    """
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            before = json.loads(data.attrs["decided"])
+    except (OSError, ValueError, KeyError):
+        return []
+    return folder.differences(before, decided())
+
+
 # What the grid says ---------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +236,18 @@ def by_structure(results: xr.Dataset) -> xr.Dataset:
     return xr.concat(parts, "structure", coords=["structure", "site"], combine_attrs="override")
 
 
+def structure_of(results: xr.Dataset, name: str) -> xr.Dataset:
+    """The runs of one structure.
+
+    Raises:
+      ValueError: the study has no such structure.
+    """
+    rows = by_structure(results)
+    if name not in (known := rows.structure.values.tolist()):
+        raise ValueError(f"the study has no structure {name!r}; its structures are {', '.join(known)}")
+    return rows.sel(structure=name)
+
+
 def _scores(by_structure: xr.Dataset) -> xr.DataArray:
     """The mean objective of every cell, larger is better; finite, or NaN where a run diverged."""
     sign = 1 if by_structure.attrs["maximize"] else -1
@@ -272,7 +300,9 @@ def best_cells(results: xr.Dataset) -> list[Best]:
             learning_rate=float(cell.learning_rate),
             weight_decay=float(cell.weight_decay),
             reported=interval(cell[name].values),
-            against_none=None if plain is None or structure == "none" else _difference(cell[name], plain[name]),
+            against_none=None
+            if plain is None or structure == "none"
+            else difference(cell[name].values, plain[name].values),
             weight_norm=float(cell.weight_norm.mean()),
             diverged_share=float(diverged.sel(structure=structure).mean()),
         )
@@ -296,13 +326,13 @@ def gains(results: xr.Dataset) -> dict[str, list[Interval]] | None:
     by_rate = best_decays(results)[results.attrs["reported"]].transpose("structure", "learning_rate", "seed")
     plain = by_rate.sel(structure="none")
     return {
-        str(row.structure.values): [_difference(cell, other) for cell, other in zip(row, plain, strict=True)]
+        str(row.structure.values): [difference(*pair) for pair in zip(row.values, plain.values, strict=True)]
         for row in by_rate
         if row.structure != "none"
     }
 
 
-def _difference(values: xr.DataArray, others: xr.DataArray) -> Interval:
+def difference(values: np.ndarray, others: np.ndarray) -> Interval:
     """Seed by seed; NaN where both are infinite, as steps to a goal are that was never reached."""
     with np.errstate(invalid="ignore"):
-        return interval(values.values - others.values)
+        return interval(values - others)

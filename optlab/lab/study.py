@@ -6,24 +6,44 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+import optax
+
+from optlab.algebra.combinators import chain, require_transform
 from optlab.algebra.hyperparameters import canonical, check
 from optlab.algebra.transform import Transform
 from optlab.decay.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
-from optlab.lab.cores import CORES, hyperparameters
+from optlab.lab.errors import StudyError
 from optlab.lab.schedules import SCHEDULES, schedule
 from optlab.lab.tasks import TASKS, Task
+from optlab.optimizers.cores import CORES, hyperparameters
 
 NATURAL = "natural"
 BUNDLED = Path(__file__).parent / "studies"
+MOST = 2**31 - 1  # seeds and steps are int32
+TINIEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # what is smaller, XLA takes for 0
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
-
-class StudyError(ValueError):
-    """A study that can't be run as asked; the message is one line for the user."""
+# What people call it, and what it is here.
+_KEYS = {
+    "beta1": "b1", "beta2": "b2", "betas": "b1 and b2", "decay": "weight_decays", "decays": "weight_decays",
+    "epsilon": "eps", "learning_rate": "learning_rates", "lr": "learning_rates", "lrs": "learning_rates",
+    "momentum": "b1", "optimizer": "core", "seed": "seeds", "wd": "weight_decays", "weight_decay": "weight_decays",
+}  # fmt: skip
+_CORES = {
+    "adam_l2": "the core adam with the site gradient",
+    "adams": "the core adam with the site update and the gate stable",
+    "adamw": "the core adam with the site update",
+    "adamw_independent": "the core adam with the site step",
+    "lionw": "the core lion with the site update",
+    "nadamw": "the core nadam with the site update",
+    "sgdw": "the core heavy_ball with the site update",
+}
 
 
 class Structure(NamedTuple):
@@ -55,14 +75,15 @@ class Study:
       task: a name in `optlab.lab.tasks.TASKS`, or a `Task`.
       sites, couplings, gates: see `optlab.Decay`; the coupling `natural` is the site's own.
       target: see `optlab.Decay`, of all structures.
-      learning_rates, weight_decays: the axes of the grid; each >= 0.
+      learning_rates, weight_decays: the axes of the grid; each >= 0, and a number that float32 holds.
       seeds: how many; run `s` draws its data, initial weights and batches from seed `s`, whatever its cell.
       steps: updates per run; None for the task's own number.
       every: steps between measurements, a divisor of the steps; None for the task's own number.
       schedule: a name in `optlab.lab.schedules.SCHEDULES`, in place of the task's own; None for that.
       measure_decay: whether to measure, beside every run, how much of its steps was decay; see `optlab.lab.record`.
-      core: a name in `optlab.lab.cores.CORES`, or a transform, which `Decay.apply_to` then places the decay in.
-      b1, b2, eps: of a core that is given by name; None for its default.
+      core: a name in `optlab.optimizers.cores.CORES`, or a transform of optlab or optax, which `Decay.apply_to` then
+        places the decay in.
+      b1, b2, eps: of a core that is given by name; None for its default, which the `b2` of `rmsprop` does not have.
       memory: what the runs that are trained at once may take, over all devices of a process together; bytes, or a text
         such as `2GiB`.
 
@@ -82,7 +103,7 @@ class Study:
     every: int | None = None
     schedule: str | None = None
     measure_decay: bool = False
-    core: str | Transform = "adam"
+    core: str | optax.GradientTransformation = "adam"
     b1: float | None = None
     b2: float | None = None
     eps: float | None = None
@@ -97,14 +118,10 @@ class Study:
         if self.schedule is not None:
             _require_known("schedule", [self.schedule], SCHEDULES)
         for axis in ("learning_rates", "weight_decays"):
-            for value in self._axis(axis):
-                if not _is_number(value) or not 0 <= value < math.inf:
-                    raise StudyError(f"{axis} must be finite and >= 0, got {value}")
-            object.__setattr__(self, axis, tuple(map(float, getattr(self, axis))))
+            object.__setattr__(self, axis, _numbers(axis, self._axis(axis)))
         for name in ("seeds", "steps", "every"):
-            number = getattr(self, name)
-            if (number is None and name == "seeds") or not (number is None or _is_whole(number)):
-                raise StudyError(f"{name} must be a whole number from 1, got {number}")
+            if (number := getattr(self, name)) is not None or name == "seeds":
+                object.__setattr__(self, name, _whole(name, number))
         if not isinstance(self.measure_decay, bool):
             raise StudyError(f"measure_decay must be true or false, got {self.measure_decay!r}")
         if isinstance(self.task, Task):
@@ -119,7 +136,8 @@ class Study:
     def _axis(self, name: str) -> tuple[Any, ...]:
         """The values of an axis, which become a tuple if they were a list."""
         values = getattr(self, name)
-        if not isinstance(values, list | tuple):
+        values = values.tolist() if hasattr(values, "tolist") else values
+        if not isinstance(values, list | tuple | range):
             raise StudyError(f"{name} must be a list, got {values!r}")
         if not values:
             raise StudyError(f"a study needs at least one of {name}")
@@ -155,30 +173,44 @@ class Study:
         Raises:
           StudyError: a hyperparameter that the core does not have or that is out of range, or no such core.
         """
-        given = {name: value for name in ("b1", "b2", "eps") if (value := getattr(self, name)) is not None}
-        if isinstance(self.core, Transform):
+        given = self._given()
+        if not isinstance(self.core, str):
+            try:
+                require_transform("the core", self.core)
+            except TypeError as error:
+                raise StudyError(str(error)) from None
             if given:
                 raise StudyError(f"{', '.join(given)} belong to a core that is given by name; write them into the core")
-            return self.core
-        _require_known("core", [self.core], CORES)
+            return self.core if isinstance(self.core, Transform) else chain(self.core)
+        _require_known("core", [self.core], CORES, _CORES)
         known = hyperparameters(self.core)
         for name in given:
             if name not in known:
                 raise StudyError(f"the core {self.core} has no {name}; it takes {', '.join(known) or 'nothing'}")
+        values: dict[str, Any] = known | given
         try:
-            for name, value in given.items():
+            for name, value in values.items():
+                if value is None:
+                    raise StudyError(
+                        f"the core {self.core} needs {name}: it has no default, because libraries disagree (see "
+                        f"optlab.{self.core})"
+                    )
                 check(f"the core {self.core}", name, canonical(value))
         except (ValueError, TypeError) as error:
             raise StudyError(str(error)) from None
-        return CORES[self.core](**given)
+        return CORES[self.core](**values)
+
+    def _given(self) -> dict[str, Any]:
+        """The hyperparameters of the core that do not stay at its defaults."""
+        return {name: value for name in ("b1", "b2", "eps") if (value := getattr(self, name)) is not None}
 
     def core_text(self) -> str:
         """The core and its hyperparameters, as a report says them."""
-        if isinstance(self.core, Transform):
-            return str(self.core)
-        values = {name: getattr(self, name) for name in hyperparameters(self.core)}
-        values = hyperparameters(self.core) | {name: value for name, value in values.items() if value is not None}
-        return f"{self.core}({', '.join(f'{name}={value:g}' for name, value in values.items())})"
+        core = self.make_core()
+        if not isinstance(self.core, str):
+            return str(core)
+        values: dict[str, Any] = hyperparameters(self.core) | self._given()
+        return f"{self.core}({', '.join(f'{name}={float(value)!r}' for name, value in values.items())})"
 
     def _combinations(self) -> list[Structure]:
         """Every site, coupling and gate; `none` once, because there is nothing to couple or to gate."""
@@ -223,9 +255,11 @@ class Study:
           StudyError: it is no size.
         """
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]?i?B)?", str(self.memory).strip())
-        if isinstance(self.memory, bool) or match is None or (match[2] or "B") not in _UNITS:
-            raise StudyError(f"memory must be a size such as 2GiB or 500MB, got {self.memory!r}")
-        return int(float(match[1]) * _UNITS[match[2] or "B"])
+        if not isinstance(self.memory, bool) and match is not None and (match[2] or "B") in _UNITS:
+            size = float(match[1]) * _UNITS[match[2] or "B"]
+            if 1 <= size < math.inf:
+                return int(size)
+        raise StudyError(f"memory must be a size such as 2GiB or 500MB, got {self.memory!r}")
 
     def definition(self, task: Task) -> dict[str, Any]:
         """All that decides the numbers, and how they are cut into chunks, as JSON has it; of the task it made."""
@@ -246,48 +280,78 @@ class Study:
         return f"Study({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
 
-def find(name: str) -> Path:
+def find(name: str | Path) -> Path:
     """The TOML file of a study that comes with optlab, or the one that `name` is the path of.
 
     Raises:
       StudyError: it is neither.
     """
     bundled = {path.stem: path for path in sorted(BUNDLED.glob("*.toml"))}
-    if name.endswith(".toml"):
+    if Path(name).suffix == ".toml":
         return Path(name)
-    if name not in bundled:
+    if (path := bundled.get(str(name))) is None:
         raise StudyError(f"unknown study {name!r}; known are {', '.join(bundled)}; or give the path of a .toml file")
-    return bundled[name]
+    return path
 
 
-def read(path: Path) -> Study:
+def read(path: str | Path) -> Study:
     """The study that a TOML file describes: one key per attribute of `Study`, those that are left out as there.
 
     Raises:
       StudyError: the file can't be read, is not TOML, or describes no study.
     """
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(Path(path).read_text("utf-8-sig"))  # editors of some systems begin with a mark
     except OSError as error:
         raise StudyError(f"{path} can't be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudyError(f"{path} is not TOML: {error}") from None
     try:
-        _require_known("key", list(table), [field.name for field in dataclasses.fields(Study)])
+        _require_known("key", list(table), [field.name for field in dataclasses.fields(Study)], _KEYS)
         return Study(**table)
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from None
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _plain(value: Any) -> Any:
+    """A number of NumPy or JAX as one of Python."""
+    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _whole(name: str, value: Any) -> int:
+    """`value`, made sure to be a whole number from 1 that int32 holds."""
+    value = _plain(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise StudyError(f"{name} must be a whole number from 1, got {value!r}")
+    if value > MOST:
+        raise StudyError(f"{name} must be at most {MOST}, got {value}")
+    return value
 
 
-def _require_known(kind: str, names: Sequence[Any], known: Sequence[str] | Mapping[str, Any]) -> None:
+def _numbers(name: str, values: Sequence[Any]) -> tuple[float, ...]:
+    """`values`, made sure to be numbers >= 0 that stay what they are, and apart from each other, in float32."""
+    found: dict[np.float32, Any] = {}
+    for value in map(_plain, values):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise StudyError(f"{name} must be finite and >= 0, got {value!r}")
+        if value and not TINIEST <= value <= LARGEST:
+            raise StudyError(
+                f"{name} must be 0 or from {TINIEST:.2g} to {LARGEST:.2g}, as float32 holds them, got {value!r}"
+            )
+        same = found.setdefault(np.float32(value), value)
+        if same is not value:
+            raise StudyError(f"{name} holds a value twice, in float32: {same!r} and {value!r}")
+    return tuple(map(float, found.values()))
+
+
+def _require_known(
+    kind: str,
+    names: Sequence[Any],
+    known: Sequence[str] | Mapping[str, Any],
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Refuses what is not `known`, and says what it is here if it has another name `elsewhere`."""
     for name in names:
         if not isinstance(name, str) or name not in known:
-            raise StudyError(f"unknown {kind} {name!r}; known are {', '.join(known)}")
+            here = f"; {name} is {elsewhere[name]}" if isinstance(name, str) and name in elsewhere else ""
+            raise StudyError(f"unknown {kind} {name!r}; known are {', '.join(known)}{here}")

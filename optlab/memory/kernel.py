@@ -4,13 +4,16 @@ XLA fuses an elementwise rule into one loop by itself. A codec's largest number 
 and what is between is written out and read again; a kernel keeps a block in registers from decoding to encoding.
 """
 
-import importlib.util
+import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from optlab.outside import jax_internals
 
 _NUMBERS = 1024  # of a leaf that one program of the kernel works on
 
@@ -34,7 +37,6 @@ def over_blocks(step: Callable[..., Any], read: Any, updated: Any, *, interpret:
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
-    from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
     arrays, treedef = jax.tree.flatten((read, updated))
     blocks = arrays[0].shape[0]
@@ -53,7 +55,7 @@ def over_blocks(step: Callable[..., Any], read: Any, updated: Any, *, interpret:
         given = [ref[0] for ref in refs[: len(scalars)]]
         ins, outputs = refs[len(scalars) : -len(outs)], refs[-len(outs) :]
         number = pl.program_id(0) * together
-        few_blocks = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, given))
+        few_blocks = jax_internals.function_of(traced.jaxpr, given)
         results = few_blocks(number, *(ref[...] for ref in ins))
         for ref, result in zip(outputs, results, strict=True):
             ref[...] = result
@@ -95,35 +97,33 @@ def can_be_made(over_blocks: Callable[..., Any], *leaves: Any) -> bool:
     return True
 
 
-_UNKNOWN_TO_TRITON = (
-    "random",
-    "threefry",
-    "gather",
-    "scatter",
-    "dynamic_",
-    "sort",
-    "cum",
-    "dot_general",
-)
-
-
 def _require_lowerable(jaxpr: Any) -> None:
     """Refuses operations that mix the numbers of a block in ways for which Pallas has no Triton code."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name.startswith(_UNKNOWN_TO_TRITON):
-            raise NoKernel(f"a kernel can't have the operation {equation.primitive.name}")
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                below = getattr(inner, "jaxpr", inner)
-                if hasattr(below, "eqns"):
-                    _require_lowerable(below)
+    for name in jax_internals.primitives_within(jaxpr):
+        if name.startswith(jax_internals.UNKNOWN_TO_TRITON):
+            raise NoKernel(f"a kernel can't have the operation {name}")
 
 
 def runs_here() -> bool:
     """Whether there is one GPU, which kernels run on; XLA can't share a kernel's leaf between several."""
-    if jax.default_backend() != "gpu" or jax.device_count() > 1:
+    return jax.default_backend() == "gpu" and jax.device_count() == 1 and has_triton()
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether this JAX makes Triton code of kernels, and doesn't announce with a warning that it soon won't.
+
+    A small kernel is made, because no name or version says so; that needs no GPU.
+    """
+    leaf = jax.ShapeDtypeStruct((1, 16), jnp.float32)
+    copied = jax.jit(lambda x: over_blocks(lambda number, read, updated: (read, updated), x, []))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            copied.trace(leaf).lower(lowering_platforms=("cuda",))
+    except Exception:  # whatever way of not having it a JAX finds
         return False
-    return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
+    return True
 
 
 def _scalar(value: Any) -> jax.Array:

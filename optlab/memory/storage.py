@@ -1,28 +1,26 @@
 """Optimizer state in fewer bytes: decoded before the rule, encoded after it, within the same pass over a leaf."""
 
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optlab.algebra import lifting, noise
-from optlab.algebra.combinators import require_rule
-from optlab.algebra.hyperparameters import check_seed, is_traced
-from optlab.algebra.lifting import LeafError, Rule, Slots
-from optlab.algebra.transform import Transform, lifted, rebuild
-from optlab.memory import blocks, kernel
+from optlab.algebra import trees
+from optlab.algebra.combinators import chain, require_rule, require_transform
+from optlab.algebra.hyperparameters import check_seed, check_whole
+from optlab.algebra.lifting import Rule, Slots
+from optlab.algebra.transform import Transform, as_read, describe, lifted
+from optlab.memory import codecs, steps
 from optlab.memory.codecs import Codec
-
-Named = tuple[tuple[str, Codec], ...]
+from optlab.memory.slots import Named, fits, leaf_like, paths
 
 
 def store(
     tx: optax.GradientTransformation,
-    codec: Codec | Mapping[str, Codec] | Named,
+    codec: Codec | str | Mapping[str, Codec | str] | tuple[tuple[str, Codec | str], ...],
     *,
     min_size: int = 4096,
     seed: int = 0,
@@ -40,6 +38,7 @@ def store(
         encoded in one pass, on CPUs piece by piece.
       codec: one for every slot, or a mapping from names to codecs, of which the first that fits is taken. A name is
         that of a slot or of what it stands in, such as `"ema"` or `"denominator.ema"`; other slots stay as they are.
+        `"int8"` stands for `codecs.int8`, and so do `"bfloat16"` and `"float8"` for theirs.
       min_size: leaves of fewer numbers stay as they are, and so do complex slots and those not shaped like the weights.
       seed: from 0 to 2**32 - 1. Stochastic rounding draws from it, the step, the leaf and the place in the leaf alone,
         so that a run repeats, and goes on from a checkpoint, bit for bit. Give parts that optax combines a seed each,
@@ -47,261 +46,126 @@ def store(
 
     Blocks are runs of `codec.block` numbers along as few last axes as whole blocks fill, or along the last axis where
     none do, with a shorter one at its end. So `int8` takes 1 + 4/256 bytes for a number, and 1 + 4/c in a leaf whose
-    last axis has c < 256 numbers and whose size is no multiple of 256: above 1.05 if c < 80.
+    last axis has c < 256 numbers and whose size is no multiple of 256: above 1.05 if c < 80. A state that is sharded
+    later, like its weights or not, takes the same steps, if shards cut blocks with numbers sent around in each of them.
+    `optax.tree.map_params` knows codes as numbers of weights, what a block shares as none.
 
     Raises:
-      TypeError: `tx` is not made of rules; something is no codec.
+      TypeError: `tx` is not made of rules, as where optax's clipping stands in it; something is no codec.
       ValueError: a name is that of no slot; a part is stored already; at `init`, a block would lie across two shards,
         as far as the sharding is known there, which it is not inside `jit` unless the mesh's axes are explicit.
 
     `explain` and `compare` see through it, as through all rounding, and read the recurrence of `tx`.
     """
-    rule = require_rule("store: the transform", tx)
-    if unstored(tx) is not tx:
+    rule = _rule_of(tx)
+    if as_read(tx) is not tx:
         raise ValueError(f"store: a part of it is stored already, give each slot its codec by name instead, got {tx!r}")
-    named = _named(codec)
+    named, codec = _named(codec)
     check_seed("store", seed)
-    if not isinstance(min_size, int) or isinstance(min_size, bool) or min_size < 0:
-        raise ValueError(f"store: min_size must be a whole number >= 0, got {min_size!r}")
+    min_size = check_whole("store", "min_size", min_size, 0)
     _require_slots(rule, named)
 
     def init(w: Any) -> Slots:
-        return _Store(rule, named, min_size, w).init(w)
+        return leaf_like(rule, named, min_size, w).init(w)
 
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
-        return _Store(rule, named, min_size, u).update(u, slots, w, t, seed)
+        return steps.update(leaf_like(rule, named, min_size, u), u, slots, w, t, seed)
 
     mixes = any(codec.block is not None for _, codec in named)
     around = Rule(update, init, elementwise=rule.elementwise and not mixes, needs_params=rule.needs_params)
-    return lifted(
-        store, around, hyperparams={"codec": _hashable(codec), "min_size": min_size, "seed": seed}, parts=(tx,)
-    )
-
-
-def unstored(tx: Any) -> Any:
-    """`tx` with float32 in the place of every codec in it; what is no `Transform` stays as it is."""
-    if not isinstance(tx, Transform):
-        return tx
-    parts = [unstored(part) for part in tx.parts]
-    if tx.maker is store:
-        return parts[0]
-    kept = all(new is old for new, old in zip(parts, tx.parts, strict=True))
-    return tx if kept else rebuild(tx.maker, parts, tx.hyperparams)
+    hyperparams = {"codec": codec, "min_size": min_size, "seed": seed}
+    return lifted(store, around, hyperparams=hyperparams, parts=(tx,), reads_as=tx)
 
 
 # What was asked for -------------------------------------------------------------------------------------------------
 
 
-def _hashable(codec: Any) -> Any:
-    return tuple(codec.items()) if isinstance(codec, Mapping) else codec
+def _rule_of(tx: Any) -> Rule:
+    """The rule of a transform; where there is none, the error says which link has none, and where to put it."""
+    if isinstance(tx, optax.MultiSteps):
+        raise TypeError(
+            "store: the transform is a MultiSteps: put store inside of it, MultiSteps(store(tx, codec), ...)"
+        )
+    require_transform("store: the transform", tx)
+    if isinstance(tx, Transform) and tx.maker is chain:
+        for number, link in enumerate(tx.parts, start=1):
+            if not isinstance(link, Transform) or link.rule is None:
+                said = describe(link)
+                outside = f"{said}, store(...)" if number == 1 else f"store(...), {said}"
+                if 1 < number < len(tx.parts):
+                    outside += ", store(...)"
+                raise TypeError(
+                    f"store: {said} (link {number} of {len(tx.parts)} in chain) is not made of rules: put it outside, "
+                    f"chain({outside})"
+                )
+    if not isinstance(tx, Transform):
+        raise TypeError(
+            f"store: the transform must be made of rules, as optlab's own links are, got {describe(tx)}; if it holds "
+            "links of optlab, put store inside of it, around them"
+        )
+    return require_rule("store: the transform", tx)
 
 
-def _named(codec: Any) -> Named:
-    """Codecs by name; the name "" is that of every slot."""
-    if isinstance(codec, Codec) and not isinstance(codec, type):
-        _require_codec("the codec", codec)
-        return (("", codec),)
-    items = _hashable(codec)
-    if not isinstance(items, tuple) or not all(isinstance(item, tuple) and len(item) == 2 for item in items):
+def _named(codec: Any) -> tuple[Named, Any]:
+    """Codecs by name, the name "" being that of every slot; and `codec` as it is told apart from others."""
+    if not isinstance(codec, Mapping | tuple):
+        codec = _codec("the codec", codec)
+        return (("", codec),), codec
+    items = tuple(codec.items()) if isinstance(codec, Mapping) else codec
+    if not items or not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in items):
         raise TypeError(f"store: codec must be a codec, or a mapping from names of slots to codecs, got {codec!r}")
-    for name, one in items:
-        _require_codec(f"the codec of {name!r}", one)
-    return items
+    named = tuple((name, _codec(f"the codec of {name!r}", one)) for name, one in items)
+    return named, named
 
 
-def _require_codec(what: str, codec: Any) -> None:
-    if not isinstance(codec, Codec) or isinstance(codec, type):
-        raise TypeError(f"store: {what} must have block, encode, decode and error_bound, got {codec!r}")
+def _codec(what: str, codec: Any) -> Codec:
+    """The codec that is meant, by its name or itself."""
+    if isinstance(codec, str) and codec in codecs.BY_NAME:
+        return codecs.BY_NAME[codec]
+    names = ", ".join(f'"{name}"' for name in codecs.BY_NAME)
+    if isinstance(codec, type) and hasattr(codec, "encode"):
+        raise TypeError(f"store: {what} is the class {codec.__name__}: call it, {codec.__name__}()")
+    if isinstance(codec, type) or not isinstance(codec, Codec):
+        raise TypeError(
+            f"store: {what} must have block, encode, decode and error_bound, as those of optlab.codecs do, or be one "
+            f"of {names}, got {codec!r}"
+        )
+    if codec.block is not None:
+        check_whole("store", f"the block of {what}", codec.block, 1)
     try:
         hash(codec)
     except TypeError:
         raise TypeError(f"store: {what} must hash by value, as a frozen dataclass does, got {codec!r}") from None
+    _require_arrays(what, codec)
+    return codec
+
+
+def _require_arrays(what: str, codec: Codec) -> None:
+    """Refuses a codec that makes something else of an array than `Codec` says."""
+    shape, stored, decoded = _made_by(codec)
+    if not stored or any(len(array.shape) != len(shape) or array.shape[:-1] != shape[:-1] for array in stored):
+        kinds = ", ".join(map(trees.said, stored)) or "nothing"
+        raise TypeError(f"store: {what} must encode {list(shape)} as arrays of {shape[0]} rows, got {kinds}: {codec!r}")
+    if getattr(decoded, "shape", None) != shape or not jnp.issubdtype(decoded.dtype, jnp.floating):
+        raise TypeError(
+            f"store: {what} must decode to floating-point numbers shaped as they were, {list(shape)}, got "
+            f"{trees.said(decoded)}: {codec!r}"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _made_by(codec: Codec) -> tuple[tuple[int, ...], list[Any], Any]:
+    """A shape, the types of the arrays that a codec makes of it, and what it makes of these again."""
+    shape = (2, codec.block or 3)
+    x, bits = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.float32, jnp.uint32))
+    stored = jax.eval_shape(codec.encode, x, bits)
+    arrays = jax.tree.leaves(stored)
+    return shape, arrays, jax.eval_shape(codec.decode, stored) if arrays else None
 
 
 def _require_slots(rule: Rule, named: Named) -> None:
-    paths, _ = _paths(rule, jax.ShapeDtypeStruct((2, 3), jnp.float32))
+    there = [path for path, _ in paths(rule, jax.ShapeDtypeStruct((2, 3), jnp.float32))]
     for name, _ in named:
-        if name and not any(_fits(name, path) for path in paths):
-            there = ", ".join(".".join(path) for path in paths) or "none"
-            raise ValueError(f"store: no slot is called {name!r}; the slots are {there}")
-
-
-def _paths(rule: Rule, w: Any) -> tuple[list[tuple[str, ...]], list[Any]]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(jax.eval_shape(rule.init, w))
-    return [tuple(str(getattr(key, "key", key)) for key in path) for path, _ in flat], [slot for _, slot in flat]
-
-
-def _fits(name: str, path: tuple[str, ...]) -> bool:
-    return not name or f".{name}." in f".{'.'.join(path)}."
-
-
-# One leaf -----------------------------------------------------------------------------------------------------------
-
-
-class _Kept(NamedTuple):
-    """How one slot of a leaf is kept: `applies` is False where its codec, if it has one, leaves it as it is."""
-
-    codec: Codec | None
-    applies: bool
-    slot: Any
-    cut: blocks.Cut
-
-    def encode(self, x: Any, bits: Callable[[], jax.Array]) -> Any:
-        if self.codec is None:
-            return x
-        if not self.applies:
-            return _in_first_place(self.codec, x)
-        if self.codec.block is None:
-            return self.codec.encode(x, bits())
-        return jax.tree.map(self.cut.kept, self.codec.encode(self.cut.split(x), self.cut.split(bits())))
-
-    def decode(self, stored: Any) -> Any:
-        if self.codec is None or not self.applies:
-            (x,) = jax.tree.leaves(stored)
-            return x
-        if self.codec.block is None:
-            return self.codec.decode(stored).astype(self.slot.dtype)
-        opened = jax.tree.map(self.cut.opened, stored)
-        return self.cut.join(self.codec.decode(opened)).astype(self.slot.dtype)
-
-
-def _kept(named: Named, min_size: int, like: Any, path: tuple[str, ...], slot: Any) -> _Kept:
-    codec = next((codec for name, codec in named if _fits(name, path)), None)
-    weights = slot.shape == like.shape and jnp.issubdtype(slot.dtype, jnp.floating)
-    applies = codec is not None and weights and math.prod(slot.shape) >= max(1, min_size)
-    block = 1 if codec is None or codec.block is None else codec.block
-    return _Kept(codec, applies, slot, blocks.cut(slot.shape, block))
-
-
-def _in_first_place(codec: Codec, x: Any) -> Any:
-    """What is not encoded, in a tree as the codec makes it, so that the trees of all leaves are alike."""
-    numbers, bits = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.uint32)
-    arrays, treedef = jax.tree.flatten(jax.eval_shape(codec.encode, numbers, bits))
-    return treedef.unflatten([x, *[optax.MaskedNode()] * (len(arrays) - 1)])
-
-
-class _Store:
-    """A rule with its slots encoded, for leaves of one shape."""
-
-    def __init__(self, rule: Rule, named: Named, min_size: int, like: Any) -> None:
-        self.rule = rule
-        self.treedef = jax.tree.structure(jax.eval_shape(rule.init, like))
-        self.slots = [_kept(named, min_size, like, path, slot) for path, slot in zip(*_paths(rule, like), strict=True)]
-
-    def init(self, w: Any) -> Slots:
-        _require_whole_blocks(self.slots, w)
-        half = jnp.uint32(1 << 31)  # the nearer neighbour
-        kept = [
-            _maybe_abstract(lambda x, slot=slot: slot.encode(x, lambda: jnp.full(x.shape, half)), x)
-            for slot, x in zip(self.slots, jax.tree.leaves(self.rule.init(w)), strict=True)
-        ]
-        return self.treedef.unflatten(kept)
-
-    def update(self, u: Any, slots: Slots, w: Any, t: Any, seed: Any) -> tuple[Any, Slots]:
-        stored = self.treedef.flatten_up_to(slots)
-
-        def whole(u: Any, stored: Any, w: Any) -> tuple[Any, list[Any]]:
-            return self._step(self.slots, u, stored, w, t, seed, noise.positions(u.shape))
-
-        cut = self._cut()
-        pieces = None if cut is None else blocks.pieces(cut)
-        branches = {}
-        if pieces is not None and pieces.count > 1 and jax.eval_shape(whole, u, stored, w)[0].dtype == u.dtype:
-            # a CPU writes every intermediate out, and can reuse those of a piece; others fuse the whole
-            branches["cpu"] = functools.partial(self._in_pieces, pieces, t, seed)
-        in_blocks = functools.partial(self.in_blocks, t, seed)
-        if kernel.runs_here() and self.fits_blocks() and kernel.can_be_made(in_blocks, u, stored, w):
-            branches["cuda"] = in_blocks
-        step = functools.partial(jax.lax.platform_dependent, **branches, default=whole) if branches else whole
-        u, stored = step(u, stored, w)
-        return u, self.treedef.unflatten(stored)
-
-    def _cut(self) -> blocks.Cut | None:
-        """The cut of this leaf, if there is one, and a slice of the leaf can be updated without the others."""
-        cuts = {slot.cut for slot in self.slots if slot.applies and slot.codec is not None and slot.codec.block}
-        alike = len({slot.slot.shape for slot in self.slots}) == 1
-        return cuts.pop() if len(cuts) == 1 and alike and self.rule.elementwise else None
-
-    def fits_blocks(self) -> bool:
-        """Whether `in_blocks` can take these leaves: whole blocks, and every array one of numbers or of blocks."""
-        cut = self._cut()
-        return cut is not None and cut.row % cut.block == 0 and kernel.fits(cut.block)
-
-    def in_blocks(
-        self, t: Any, seed: Any, u: Any, stored: Any, w: Any, *, interpret: bool = False
-    ) -> tuple[Any, list[Any]]:
-        """The same step as one GPU kernel, which keeps a few blocks in registers from decoding to encoding."""
-        cut = self._cut()
-        assert cut is not None
-        count = u.size // cut.width
-
-        def step(number: Any, read: Any, stored: Any) -> tuple[Any, Any]:
-            u, w = read
-            of_blocks = blocks.Cut(u.shape, 1, cut.block)
-            slots = [slot._replace(cut=of_blocks) for slot in self.slots]
-            positions = noise.positions(u.shape) + number.astype(jnp.uint32) * jnp.uint32(cut.width)
-            return self._step(slots, u, stored, w, t, seed, positions)
-
-        rows = functools.partial(jax.tree.map, lambda x: x.reshape(count, -1))
-        done = kernel.over_blocks(step, rows((u, w)), rows(list(stored)), interpret=interpret)
-        return jax.tree.map(lambda x, like: x.reshape(like.shape), done, (u, list(stored)))
-
-    def _step(
-        self, slots: Sequence[_Kept], u: Any, stored: Sequence[Any], w: Any, t: Any, seed: Any, positions: jax.Array
-    ) -> tuple[Any, list[Any]]:
-        decoded = self.treedef.unflatten([slot.decode(x) for slot, x in zip(slots, stored, strict=True)])
-        u, new = lifting.applied(self.rule, u, decoded, w, t)
-        return u, [
-            slot.encode(x, functools.partial(noise.bits_at, positions, seed, t, number))
-            for number, (slot, x) in enumerate(zip(slots, jax.tree.leaves(new), strict=True))
-        ]
-
-    def _in_pieces(
-        self, pieces: blocks.Pieces, t: Any, seed: Any, u: Any, stored: Sequence[Any], w: Any
-    ) -> tuple[Any, list[Any]]:
-        """The same step, in place, one piece of the leaf after the other."""
-        weights, updated = jax.tree.map(pieces.view, w), jax.tree.map(pieces.view, (u, list(stored)))
-
-        def move(piece: blocks.Piece, updated: Any) -> Any:
-            slots = [slot._replace(cut=piece.cut) for slot in self.slots]
-
-            def step(w: Any, taken: Any) -> Any:
-                u, stored = taken
-                return self._step(slots, u, stored, w, t, seed, pieces.positions(piece))
-
-            w, taken = jax.tree.map(lambda x: pieces.take(x, piece), (weights, updated))
-            # Always taken, but XLA fuses nothing across it; else it reads slots once more after they were written, and
-            # copies the whole leaf to do so.
-            new = jax.lax.cond(t > 0, step, lambda w, taken: taken, w, taken)
-            return jax.tree.map(lambda x, part: pieces.put(x, part, piece), updated, new)
-
-        done = jax.lax.fori_loop(0, pieces.count, lambda number, updated: move(pieces.piece(number), updated), updated)
-        if (rest := pieces.rest()) is not None:
-            done = move(rest, done)
-        return jax.tree.map(lambda x, like: x.reshape(like.shape), done, (u, list(stored)))
-
-
-def _maybe_abstract(encode: Callable[[Any], Any], x: Any) -> Any:
-    return jax.eval_shape(encode, x) if isinstance(x, jax.ShapeDtypeStruct) else encode(x)
-
-
-def _is_local(sharding: Any) -> bool:
-    """Whether a leaf is one shard already, as inside `shard_map`."""
-    mesh = getattr(sharding, "mesh", None)
-    return mesh is not None and jax.sharding.AxisType.Manual in mesh.axis_types
-
-
-def _require_whole_blocks(slots: Sequence[_Kept], w: Any) -> None:
-    """Refuses blocks that would lie across two shards, as far as the sharding of the weights is known."""
-    cut = [slot for slot in slots if slot.applies and slot.codec is not None and slot.codec.block]
-    sharding = jax.typeof(w).sharding if is_traced(w) else getattr(w, "sharding", None)
-    if not cut or sharding is None or _is_local(sharding):
-        return
-    shard = sharding.shard_shape(w.shape)
-    for slot in cut:
-        if slot.codec is not None and blocks.straddles(slot.cut, shard):
-            raise LeafError(
-                f"blocks of {slot.codec.block} numbers along the last axes of {list(w.shape)} would lie across its "
-                f"shards of {list(shard)}; give the codec a block that divides the rows of a shard, as in "
-                "codecs.Int8(block=64)"
-            )
+        if name and not any(fits(name, path) for path in there):
+            slots = ", ".join(map(".".join, there)) or "none"
+            raise ValueError(f"store: no slot is called {name!r}; the slots are {slots}")

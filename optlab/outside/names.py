@@ -4,17 +4,16 @@ import difflib
 import importlib
 import os
 import sys
+from types import ModuleType
 from typing import Any
-
-import optlab
 
 
 class UnknownName(ValueError):
     """Nothing has this name; the message is one line for the user."""
 
 
-def resolve(name: str) -> Any:
-    """The object called `name`: `adamw` of optlab, `optax.adamw`, or `package.module:factory`.
+def resolve(name: str, home: ModuleType) -> Any:
+    """The object called `name`: `adamw` of the module `home`, `optax.adamw`, or `package.module:factory`.
 
     A module that stands in the current folder is found, as `python -m` finds it.
 
@@ -26,7 +25,7 @@ def resolve(name: str) -> Any:
         module_name, _, path = name.rpartition(".")
     if not path or (colon and not module_name):
         raise UnknownName(f"{name!r} is no name; give adamw, optax.adamw or package.module:factory")
-    value = _module(name, module_name) if module_name else optlab
+    value = _module(name, module_name) if module_name else home
     for part in path.split("."):
         if not hasattr(value, part):
             raise UnknownName(f"{name}: {getattr(value, '__name__', 'it')} has no {part!r}{_alike(part, dir(value))}")

@@ -15,6 +15,9 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optlab.algebra.transform import describe
+from optlab.outside import jax_internals
+
+__all__ = ["PROPERTIES", "SHAPES", "Property", "check"]
 
 Property = Callable[[optax.GradientTransformation], None]
 
@@ -429,15 +432,10 @@ def _restored(saved: dict[str, np.ndarray], like: Any) -> Any:
 
 
 @functools.cache
-def _traces() -> list[str]:
-    """A list that grows with everything that JAX traces from now on; listeners can't be taken away before jax 0.9."""
-    traced: list[str] = []
-
-    def listen(event: str, duration_secs: float, **_: Any) -> None:
-        if event.endswith("jaxpr_trace_duration"):
-            traced.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
+def _traces() -> list[None]:
+    """A list that grows with everything that JAX traces from now on."""
+    traced: list[None] = []
+    jax_internals.on_every_trace(lambda: traced.append(None))
     return traced
 
 

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import public
 import pytest
+from devices import needs_two
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -86,6 +88,50 @@ def test_types_are_kept_in_fact_and_not_only_in_the_abstract(name):
         updates, after = update(grads, state, params)
         assert types(after) == types(state)
         assert dtypes(updates) == {"float32"}
+
+
+@optlab.atom
+def _with_every_kind_of_slot():
+    def init(w):
+        ones = jnp.ones_like(w, dtype=jnp.bfloat16)
+        return {
+            "made": -0.0 * jnp.zeros_like(w),
+            "ones": ones,
+            "truths": w > 0,
+            "start": jnp.copy(w),
+            "one": jnp.ones(()),
+        }
+
+    return optlab.Rule(lambda u, slots, w, t: (u, slots), init)
+
+
+@needs_two
+@pytest.mark.device
+@pytest.mark.parametrize("axis", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("spec", [P("x"), P()], ids=["split", "replicated"])
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optlab.adamw(0.1, weight_decay=0.1),
+        _with_every_kind_of_slot(),
+        optlab.chain(optax.clip(1.0), optlab.scale_by_ema(0.9)),
+        optlab.store(optlab.heavy_ball(0.1, 0.9), optlab.codecs.bfloat16, min_size=0),
+    ],
+    ids=["adamw", "every kind of slot", "beside optax's", "bfloat16"],
+)
+def test_a_compiled_init_puts_slots_where_the_weights_lie(tx, spec, axis):
+    """Constants of a trace lie nowhere; left alone, the compiler puts them on one device."""
+    mesh = jax.make_mesh((jax.device_count(),), ("x",), axis_types=(axis,))
+    w = jnp.tile(jnp.array([0.0, -0.0, 1.0, jnp.nan, jnp.inf, -jnp.inf, 1e-38, 2.0]), jax.device_count())
+    wanted = tx.init(w)
+    placed = jax.device_put(w, NamedSharding(mesh, spec))
+    state = jax.jit(tx.init)(placed)
+    assert jax.tree.structure(state) == jax.tree.structure(wanted)
+    slots = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == w.shape]
+    assert slots
+    assert all(leaf.sharding.is_equivalent_to(placed.sharding, 1) for leaf in slots)
+    for leaf, alone in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+        assert (leaf.dtype, np.asarray(leaf).tobytes()) == (alone.dtype, np.asarray(alone).tobytes())
 
 
 def test_a_slot_keeps_the_type_that_its_init_gave_it():

@@ -1231,8 +1231,10 @@ def test_note_4_is_wrong_that_its_momentum_differs_from_the_original_in_sign_onl
     assert_same(trajectory(optlab.momentum(RATE / (1 - B1), B1)), wanted)
 
 
+@pytest.mark.torch
 def test_note_4_is_wrong_that_torch_averages():
-    torch = pytest.importorskip("torch", reason="shows what torch's momentum is; install torch to run it")
+    import torch
+
     w = torch.tensor(START, requires_grad=True)
     sgd = torch.optim.SGD([w], lr=RATE, momentum=B1)
 

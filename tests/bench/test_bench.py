@@ -6,6 +6,7 @@ import re
 import pytest
 
 from optlab import cli
+from optlab.bench import provenance
 from optlab.bench import steps as bench
 
 TINY = {"one leaf": [(64,)], "three leaves": [(4, 4), (2, 8), (8,)]}
@@ -17,14 +18,15 @@ def _no_collecting(monkeypatch):
     monkeypatch.setattr(bench.gc, "collect", lambda: 0)
 
 
-def test_a_step_is_taken_against_every_peer(peer):
+@pytest.mark.parametrize("peers", [[], pytest.param(["torch fused", "torch foreach"], marks=pytest.mark.torch)])
+def test_a_step_is_taken_against_every_peer(peers, peer, monkeypatch):
+    if not peers:
+        monkeypatch.setattr(bench, "_torch", lambda: None)
     with peer():
         rows = bench.step_rows(repeats=1, trees=TINY)
     assert [row.name for row in rows] == list(TINY)
     for row in rows:
-        assert list(row.figures) == [
-            *("optlab", "optax", "torch fused", "torch foreach", "handed through", "copy of 28 bytes")
-        ]
+        assert list(row.figures) == ["optlab", "optax", *peers, "handed through", "copy of 28 bytes"]
         assert all(milliseconds > 0 for milliseconds in row.figures.values())
 
 
@@ -60,6 +62,19 @@ def test_the_tree_of_the_transformer_is_flax_s():
     ((name, shapes),) = bench.flax_tree().items()
     assert name == f"a Flax transformer, {len(shapes)} leaves, 1.3M"
     assert bench.weights(shapes) == 1_288_448
+
+
+def test_where_it_was_measured_is_said_without_git_and_without_a_load(monkeypatch):
+    def no_git(*arguments, **options):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
+    assert provenance.setting(3)["commit"] == "unknown"
+    assert provenance.setting(3, "flax")["versions"].startswith(provenance.setting(3)["versions"] + ", flax ")
+    monkeypatch.delattr(provenance.os, "getloadavg")
+    assert provenance.load() is None
+    assert provenance.load_between(None, None).startswith("unknown, ")
+    assert provenance.load_between(0.12, 3.0).startswith("0.1 before, 3.0 after, ")
 
 
 def test_the_table_shows_ratios_and_gaps():

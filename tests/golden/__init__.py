@@ -1,1 +1,1 @@
-"""Trajectories of others, kept as files, each beside the script that makes it."""
+"""Trajectories of others and what earlier versions of optlab wrote, as files, each beside the script that made it."""

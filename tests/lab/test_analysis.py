@@ -12,24 +12,24 @@ SEEDS = 8
 AXES = ("site", "coupling", "gate", "learning_rate", "weight_decay", "seed")
 
 
-def grid(values, *, norms=None, maximize=True, diverged=None, noise=0.0):
+def grid(values, *, norms=None, maximize=True, diverged=None, noise=0.0, rates=RATES, decays=DECAYS, seeds=SEEDS):
     """A study whose metric is `values(site, rate, decay)`, and whose weight norm is `norms(site, rate, decay)`."""
     sites = ("gradient", "update")
-    shape = (2, 1, 1, len(RATES), len(DECAYS), SEEDS)
+    shape = (2, 1, 1, len(rates), len(decays), seeds)
     drawn = noise * np.random.default_rng(0).normal(size=shape)
 
     def filled(function):
-        table = [[[function(site, rate, decay) for decay in DECAYS] for rate in RATES] for site in sites]
+        table = [[[function(site, rate, decay) for decay in decays] for rate in rates] for site in sites]
         return np.array(table, float)[:, None, None, :, :, None] + np.zeros(shape)
 
     variables = {
         "metric": filled(values) + drawn,
-        "weight_norm": filled(norms or (lambda site, rate, decay: 1 / decay)),
+        "weight_norm": filled(norms or (lambda site, rate, decay: 1 / max(decay, 1e-3))),
         "diverged": filled(diverged or (lambda *cell: False)).astype(bool),
         "trained": np.ones(shape, bool),
     }
     coordinates = {"site": list(sites), "coupling": ["natural"], "gate": ["none"]}
-    coordinates |= {"learning_rate": RATES, "weight_decay": DECAYS, "seed": np.arange(SEEDS)}
+    coordinates |= {"learning_rate": rates, "weight_decay": decays, "seed": np.arange(seeds)}
     roles = {"objective": "metric", "reported": "metric", "maximize": int(maximize), "steps": 10**9}
     return xr.Dataset({name: (AXES, value) for name, value in variables.items()}, coordinates, roles)
 
@@ -69,6 +69,134 @@ def test_a_ridge_stays_or_follows_the_rate(centre, slope, moved):
     assert found.slope.value == pytest.approx(slope, abs=0.1)
     assert found.moved.value == pytest.approx(moved, rel=0.3)
     assert found.decays[2].value == pytest.approx(1.0, rel=0.1)
+
+
+# Zeros, single seeds, and nothing left ------------------------------------------------------------------------------
+
+
+def test_decays_of_zero_are_no_part_of_a_basin_or_a_ridge_and_may_be_the_best():
+    decays = [0.0, 0.1, 1.0, 10.0]
+    flat = grid(lambda site, rate, decay: 1.0, decays=decays)
+    assert analysis.basin(flat, "update").share == (3 / 4, 3 / 4, 3 / 4)
+    assert analysis.basin(flat, "update").correlation.value == pytest.approx(0)
+    found = analysis.ridge(flat, "update", RATES)
+    assert found.decays[0] == pytest.approx((1.0, 1.0, 1.0))  # the centre of 0.1, 1 and 10
+    assert found.slope.value == 0
+    without = grid(lambda site, rate, decay: float(decay == 0), decays=decays)
+    assert analysis.basin(without, "update").share.value == 0
+    assert np.isnan(analysis.ridge(without, "update", RATES).decays[0]).all()
+    best_at_zero = grid(lambda site, rate, decay: 1.0 - 0.001 * (decay == 0.1) - 0.5 * (decay > 0.1), decays=decays)
+    assert analysis.ridge(best_at_zero, "update", RATES).decays[0].value == pytest.approx(0.1)
+    only = grid(lambda site, rate, decay: 1.0, decays=[0.0])
+    assert analysis.basin(only, "update").share.value == 0
+    assert np.isnan(analysis.ridge(only, "update", RATES).moved.value)
+
+
+def test_rates_of_zero_are_no_part_of_a_basin_and_have_no_ridge():
+    flat = grid(lambda site, rate, decay: 1.0, rates=[0.0, 0.1])
+    assert analysis.basin(flat, "update").share.value == 1 / 2
+    with pytest.raises(ValueError, match=r"ridge: rates must be .* above 0; got 0.0, 0.1, there are 0.1$"):
+        analysis.ridge(flat, "update", [0.0, 0.1])
+    with pytest.raises(ValueError, match=r"got 0.5, there are 0.001, 0.003, 0.01, 0.03$"):
+        analysis.ridge(grid(bowl(along)), "update", [0.5])
+    with pytest.raises(ValueError, match="got none, there are"):
+        analysis.ridge(grid(bowl(along)), "update", [])
+
+
+def test_one_seed_has_values_and_no_intervals():
+    one = grid(bowl(against), seeds=1, noise=1e-6)
+    many = grid(bowl(against), noise=1e-6)
+    for value, other in (
+        (analysis.basin(one, "update").share, analysis.basin(many, "update").share),
+        (analysis.ridge(one, "update", RATES).slope, analysis.ridge(many, "update", RATES).slope),
+        (analysis.ridge(one, "update", RATES).decays[1], analysis.ridge(many, "update", RATES).decays[1]),
+    ):
+        assert value.value == other.value
+        assert np.isnan(value[1:]).all()
+        assert np.isfinite(other).all()
+    assert np.isnan(analysis.basin_difference(one, "gradient", "update").low)
+    law = grid(lambda site, rate, decay: MADE["timescale"][1](rate, decay), seeds=1)
+    (a, b) = analysis.fit_law(law, "update", "metric", "timescale").numbers.values()
+    assert (a.value, b.value) == pytest.approx((200.0, 1.5), rel=1e-3)
+    assert np.isnan([*a[1:], *b[1:]]).all()
+    found = analysis.at_equal_strength(one, "update", "gradient", 1e-2)
+    assert found is not None
+    assert np.isnan(found.half_width)
+    assert found.percent().endswith("± ?")
+
+
+def test_one_rate_and_one_decay_have_no_slope():
+    one_rate = analysis.ridge(grid(bowl(along), rates=[0.1]), "update", [0.1])
+    assert np.isnan(one_rate.slope).all()
+    assert one_rate.moved == (1.0, 1.0, 1.0)
+    one_decay = grid(lambda site, rate, decay: 1.0, decays=[0.1])
+    assert analysis.ridge(one_decay, "update", RATES).slope.value == 0
+    assert analysis.basin(one_decay, "update").share.value == 1
+    assert np.isnan(analysis.basin(one_decay, "update").correlation.value)
+
+
+def test_where_every_run_diverged_there_is_no_best():
+    failed = grid(bowl(along), diverged=lambda site, rate, decay: site == "update" or rate == 1e-3)
+    assert np.isnan(analysis.basin(failed, "update").share).all()
+    assert np.isnan(analysis.basin_difference(failed, "gradient", "update")).all()
+    assert np.isnan(analysis.ridge(failed, "update", RATES).decays[0]).all()
+    first, second = analysis.ridge(failed, "gradient", [1e-3, 3e-3]).decays
+    assert np.isnan(first).all()
+    assert second.value == pytest.approx(1.0, rel=0.1)
+    with pytest.raises(ValueError, match="update has 0 cells in which every run has metric"):
+        analysis.fit_law(failed, "update", "metric", "timescale")
+
+
+def test_no_decay_is_as_strong_as_none():
+    """A share of zero has no logarithm; between it and the first decay nothing is interpolated."""
+    decays = [0.0, 0.1, 1.0, 10.0]
+    made = grid(lambda site, rate, decay: decay, norms=lambda site, rate, decay: decay, decays=decays)
+    shared = made.rename(weight_norm="decay_share").expand_dims(layer=["all"], axis=-1)
+    weak = shared.assign(metric=made.metric.where(made.weight_decay == 0.1, 0.0), diverged=made.diverged)
+    found = analysis.at_equal_strength(weak, "update", "gradient", 1e-2, "decay_share")
+    assert found is not None
+    assert found.mean == 0
+    none = shared.assign(metric=-made.metric, diverged=made.diverged)
+    assert analysis.at_equal_strength(none, "update", "gradient", 1e-2, "decay_share") is None
+
+
+def test_steps_to_a_goal_that_was_never_reached_have_no_difference():
+    never = grid(lambda site, rate, decay: 1.0 if site == "update" else np.inf, maximize=False)
+    found = analysis.at_equal_strength(never, "update", "gradient", 1e-2)
+    assert found is not None
+    assert found.mean == np.inf
+    both = grid(lambda site, rate, decay: np.inf, maximize=False).assign_attrs(objective="weight_norm")
+    found = analysis.at_equal_strength(both, "update", "gradient", 1e-2)
+    assert found is not None
+    assert np.isnan(found.mean)
+
+
+def test_a_law_is_not_asked_where_it_divides_by_zero():
+    def law(site, rate, decay):
+        return MADE["timescale"][1](rate, decay) if decay and rate else 1.0
+
+    made = grid(law, decays=[0.0, *DECAYS], rates=[0.0, *RATES])
+    found = analysis.fit_law(made, "update", "metric", "timescale")
+    assert found.cells == len(RATES) * len(DECAYS)
+    assert found.numbers["b"].value == pytest.approx(1.5)
+
+
+def test_what_the_study_does_not_have_is_refused_by_name():
+    made = grid(bowl(along))
+    for call in (analysis.basin, lambda *which: analysis.ridge(*which, RATES), analysis.scores):
+        with pytest.raises(ValueError, match="the study has no structure 'step'; its structures are gradient, update"):
+            call(made, "step")
+    with pytest.raises(ValueError, match="the study has no structure 'step'"):
+        analysis.at_equal_strength(made, "update", "step", 1e-2)
+    with pytest.raises(ValueError, match=r"the study has no learning rate 0.5; its rates are 0.001, 0.003, 0.01, 0.03"):
+        analysis.at_equal_strength(made, "update", "gradient", 0.5)
+    with pytest.raises(ValueError, match="the study has no decay_share; it was run without measure_decay"):
+        analysis.at_equal_strength(made, "update", "gradient", 1e-2, "decay_share")
+    with pytest.raises(ValueError, match="the study has no structure 'step'"):
+        analysis.fit_law(made, "step", "metric", "timescale")
+
+
+# Strength and laws ----------------------------------------------------------------------------------------------------
 
 
 def test_equal_strength_takes_the_units_of_the_decay_away():
@@ -176,10 +304,50 @@ def test_what_falls_too_steeply_is_not_interpolated():
     assert analysis.at_equal_strength(made, "update", "gradient", 1e-2, steepest=0.9) is None
 
 
-def test_a_bootstrap_of_a_mean_is_the_interval_of_a_mean():
-    values = np.random.default_rng(1).normal(3.0, 2.0, 40)
-    found = analysis.bootstrap(lambda numbers: float(values[numbers].mean()), len(values))
-    assert found.value == values.mean()
-    assert (found.high - found.low) / 2 == pytest.approx(results.interval(values).half_width, rel=0.1)
-    assert found.holds(float(values.mean()))
+# Intervals ------------------------------------------------------------------------------------------------------------
+
+
+def bootstrap_of_mean(values):
+    return analysis.bootstrap(lambda numbers: float(values[numbers].mean()), len(values))
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_a_bootstrap_of_means_is_as_wide_as_student_s_interval(seeds):
+    """Plain percentiles are 0.39, 0.62 and 0.81 times as wide."""
+    drawn = np.random.default_rng(seeds).normal(3.0, 2.0, (30, seeds))
+    found = [bootstrap_of_mean(values) for values in drawn]
+    widths = [(each.high - each.low) / 2 for each in found] / results.mean_and_width(drawn)[1]
+    assert widths.mean() == pytest.approx(1.0, abs=0.05)
+    assert [each.value for each in found] == drawn.mean(1).tolist()
+
+
+def test_bootstraps_of_means_hold_the_mean_as_often_as_they_say():
+    """Of 300 means of 5, in 95%; plain percentiles do in 84%."""
+    drawn = np.random.default_rng(0).normal(size=(300, 5))
+    held = np.mean([bootstrap_of_mean(values).holds(0.0) for values in drawn])
+    assert 0.92 < held < 0.98
+
+
+def test_an_interval_follows_a_skewed_bootstrap():
+    values = np.array([0.0] * 7 + [8.0])
+    found = bootstrap_of_mean(values)
+    assert found.high - found.value > 1.5 * (found.value - found.low) > 0
+
+
+def test_an_interval_needs_two_seeds_and_values():
     assert analysis.bootstrap(lambda numbers: float("nan"), 4).text() == "nan (nan to nan)"
+    assert analysis.bootstrap(lambda numbers: 1.0, 1).text() == "1.00 (nan to nan)"
+    assert analysis.bootstrap(lambda numbers: float("nan") if len(set(numbers)) > 3 else 1.0, 4)[1:] != (1.0, 1.0)
+
+
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_an_interval_of_a_law_is_student_s_where_a_seed_is_a_factor(seeds):
+    """Every number of the law is its own times the mean factor, in logarithms: a mean, whose interval is known."""
+    factors = 0.2 * np.random.default_rng(seeds).normal(size=seeds)
+    made = grid(lambda site, rate, decay: MADE["timescale"][1](rate, decay), seeds=seeds)
+    scattered = made.assign(metric=made.metric * np.exp(factors))
+    mean, width = results.interval(factors)
+    numbers = analysis.fit_law(scattered, "update", "metric", "timescale").numbers
+    for name, number in MADE["timescale"][0].items():
+        wanted = number * np.exp([mean, mean - width, mean + width])
+        assert numbers[name] == pytest.approx(tuple(wanted), rel=1e-3)

@@ -22,9 +22,15 @@ import tiny
 import xarray as xr
 
 from optlab.bench import grid as bench
-from optlab.lab import engine, results
-from optlab.lab.engine import NEVER, Shape, run
-from optlab.lab.study import Structure, Study, StudyError, read
+from optlab.lab import engine, kept, one_run, plan, programs, provenance, results
+from optlab.lab.engine import run
+from optlab.lab.errors import StudyError
+from optlab.lab.folder import Store
+from optlab.lab.one_run import NEVER
+from optlab.lab.plan import Shape
+from optlab.lab.programs import Programs
+from optlab.lab.progress import Progress
+from optlab.lab.study import Structure, Study, read
 from optlab.lab.tasks import TASKS, Task
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -32,11 +38,11 @@ pytestmark = pytest.mark.xdist_group("engine")
 SMALL = dataclasses.replace(tiny.STUDY, sites=("update",), learning_rates=(0.3, 30.0), seeds=2)
 
 
-_START = engine.start
+_START = one_run.start
 
 
 @functools.cache
-def _compiled_once(study: Study, task: Task, devices: tuple[Any, ...], real: Any = engine.Programs) -> engine.Programs:
+def _compiled_once(study: Study, task: Task, devices: tuple[Any, ...], real: Any = Programs) -> Programs:
     del devices
     return real(study, task)
 
@@ -118,28 +124,28 @@ def test_every_run_is_the_one_by_hand(whole: xr.Dataset) -> None:
     assert not whole.diverged.sel(learning_rate=[0.01, 0.3]).any()
 
 
-def _blind(task: Any, *more: Any, real: Any = engine.advance) -> Any:
+def _blind(task: Any, *more: Any, real: Any = one_run.advance) -> Any:
     return real(dataclasses.replace(task, divergence=np.inf), *more)
 
 
-def _late(*arguments: Any, real: Any = engine._checked) -> Any:
+def _late(*arguments: Any, real: Any = one_run._checked) -> Any:
     *first, updates = arguments
     return real(*first, updates + 1)
 
 
-def _from_zero(*arguments: Any, real: Any = engine.advance) -> Any:
+def _from_zero(*arguments: Any, real: Any = one_run.advance) -> Any:
     return real(*arguments[:-1], jnp.int32(0))
 
 
-def _forgetful(task: Any, treated: Any, begin: Any, carry: Any, first: Any, real: Any = engine.advance) -> Any:
+def _forgetful(task: Any, treated: Any, begin: Any, carry: Any, first: Any, real: Any = one_run.advance) -> Any:
     return real(task, treated, begin, carry._replace(state=treated.tx.init(carry.params)), first)
 
 
-def _swapped(study: Any, task: Any, at: Any, rate: Any, decay: Any, begin: Any, real: Any = engine.treatment) -> Any:
+def _swapped(study: Any, task: Any, at: Any, rate: Any, decay: Any, begin: Any, real: Any = one_run.treatment) -> Any:
     return real(study, task, at, decay, rate, begin)
 
 
-def _other_site(study: Any, task: Any, _: Any, *more: Any, real: Any = engine.treatment) -> Any:
+def _other_site(study: Any, task: Any, _: Any, *more: Any, real: Any = one_run.treatment) -> Any:
     return real(study, task, Structure("gradient"), *more)
 
 
@@ -147,7 +153,7 @@ def _decay_first(study: Study, _: Structure) -> list[tuple[float, float]]:
     return [(rate, decay) for decay in study.weight_decays for rate in study.learning_rates]
 
 
-def _one_seed(task: Any, seed: Any, real: Any = engine.start) -> Any:
+def _one_seed(task: Any, seed: Any, real: Any = one_run.start) -> Any:
     return real(task, 0 * seed)
 
 
@@ -156,15 +162,15 @@ def _padded_before(values: np.ndarray, size: int) -> np.ndarray:
 
 
 WRONG = {
-    "divergence seen at measurements alone": (engine, "advance", _blind),
-    "divergence recorded a step late": (engine, "_checked", _late),
-    "batches from the first in every segment": (engine, "advance", _from_zero),
-    "state forgotten between segments": (engine, "advance", _forgetful),
-    "rate and decay exchanged": (engine, "treatment", _swapped),
-    "another site": (engine, "treatment", _other_site),
+    "divergence seen at measurements alone": (one_run, "advance", _blind),
+    "divergence recorded a step late": (one_run, "_checked", _late),
+    "batches from the first in every segment": (one_run, "advance", _from_zero),
+    "state forgotten between segments": (one_run, "advance", _forgetful),
+    "rate and decay exchanged": (one_run, "treatment", _swapped),
+    "another site": (one_run, "treatment", _other_site),
     "cells in another order": (Study, "cells", _decay_first),
-    "one seed for all": (engine, "start", _one_seed),
-    "padding in the place of runs": (engine, "_padded_to", _padded_before),
+    "one seed for all": (one_run, "start", _one_seed),
+    "padding in the place of runs": (programs, "_padded_to", _padded_before),
 }
 
 
@@ -191,11 +197,11 @@ def test_nothing_is_computed_once_all_runs_have_diverged(monkeypatch: pytest.Mon
             calls.append(1)
             return self._call(*arguments)
 
-    def counted(self: Any, *key: Any, real: Any = engine.Programs._make_training) -> Any:
+    def counted(self: Any, *key: Any, real: Any = Programs._make_training) -> Any:
         launch, train = real(self, *key)
         return launch, Counted(train.result())
 
-    monkeypatch.setattr(engine.Programs, "_make_training", counted)
+    monkeypatch.setattr(Programs, "_make_training", counted)
     hopeless = dataclasses.replace(SMALL, learning_rates=(30.0,))
     assert differences(run(hopeless), hopeless) == []
     assert len(calls) == 1
@@ -276,7 +282,7 @@ def test_a_schedule_multiplies_the_rate_and_couplings_read_it(use: Callable[...,
 @pytest.mark.parametrize("limit", [1, 2, 4, 6, 7, 12, 13, 17, 18, 1000])
 def test_chunks_hold_every_run_once_and_no_more_than_the_limit(limit: int) -> None:
     seen: dict[Structure, np.ndarray] = {}
-    for chunk in engine.chunks(tiny.STUDY, limit):
+    for chunk in plan.chunks(tiny.STUDY, limit):
         assert chunk.shape.seeds * chunk.shape.cells <= limit, chunk
         assert chunk.runs() <= chunk.shape.seeds * chunk.shape.cells
         cells = len(tiny.STUDY.cells(chunk.structure))
@@ -291,7 +297,7 @@ def test_chunks_hold_every_run_once_and_no_more_than_the_limit(limit: int) -> No
     [((1, 6), 1, (1, 1)), ((1, 6), 8, (1, 8)), ((8, 6), 8, (8, 1)), ((3, 4), 12, (3, 4)), ((2, 56), 2, (2, 1))],
 )
 def test_devices_stand_where_they_are_busy(shape: Any, devices: int, grid: Any) -> None:
-    assert engine.layout(Shape(*shape), devices) == grid
+    assert programs.layout(Shape(*shape), devices) == grid
 
 
 def test_eight_devices_agree_with_one(whole: xr.Dataset, use: Callable[..., None]) -> None:
@@ -309,16 +315,22 @@ def test_chunks_don_t_change_the_runs(whole: xr.Dataset, use: Callable[..., None
 def test_a_chunk_fits_the_memory(use: Callable[..., None]) -> None:
     use(1)
     task = tiny.tiny()
-    programs = engine.Programs(tiny.STUDY, task)
-    needed = programs.bytes(Structure("update"), Shape(3, 6))
-    assert engine._runs_at_once(dataclasses.replace(tiny.STUDY, memory=needed), task, programs) >= 18
-    limit = engine._runs_at_once(dataclasses.replace(tiny.STUDY, memory=needed - 1), task, programs)
-    shape = engine.shape_of(tiny.STUDY, Structure("update"), limit)
+    bytes_of = Programs(tiny.STUDY, task).bytes
+    needed = bytes_of(Structure("update"), Shape(3, 6))
+    assert plan.runs_at_once(dataclasses.replace(tiny.STUDY, memory=needed), task, bytes_of) >= 18
+    limit = plan.runs_at_once(dataclasses.replace(tiny.STUDY, memory=needed - 1), task, bytes_of)
+    shape = plan.shape_of(tiny.STUDY, Structure("update"), limit)
     assert 1 <= shape.seeds * shape.cells < 18
-    assert programs.bytes(Structure("update"), shape) < needed
+    assert bytes_of(Structure("update"), shape) < needed
 
 
 # The folder -----------------------------------------------------------------------------------------------------------
+
+
+def trained(study: Study, folder: Path, progress: Any = lambda _: None, say: Any = lambda _: None) -> Any:
+    """The study in its folder, whose chunks stay."""
+    with kept.opened(folder, say) as chunks:
+        return engine.train(study, chunks, progress)
 
 
 def killed(folder: Path, moment: str) -> None:
@@ -340,16 +352,16 @@ def test_a_study_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path, use: Ca
     assert len(chunk_files(tmp_path)) == 2
     assert list((tmp_path / "unfinished").glob("*.part"))
     killed(tmp_path, "saved:3")
-    kept = chunk_files(tmp_path)
-    assert len(kept) == 5
-    assert before.items() <= kept.items()
+    after = chunk_files(tmp_path)
+    assert len(after) == 5
+    assert before.items() <= after.items()
     seen = []
-    resumed = run(tiny.STUDY, tmp_path, seen.append)
-    assert kept.items() <= chunk_files(tmp_path).items()
+    resumed = trained(tiny.STUDY, tmp_path, seen.append)
+    assert after.items() <= chunk_files(tmp_path).items()
     assert seen[0].resumed == seen[0].done == 5 * 3
     assert (seen[-1].resumed, seen[-1].done + seen[-1].underway, seen[-1].total) == (15, 27, 27)
     xr.testing.assert_identical(numbers(resumed), numbers(run(tiny.STUDY)))
-    engine.forget(tmp_path)
+    Store(tmp_path).remove()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -359,7 +371,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         tiny.use(1, 2, patch.setattr)
-        run(SMALL, folder)
+        trained(SMALL, folder)
     return folder
 
 
@@ -381,7 +393,7 @@ CHANGED = {
 def test_another_study_in_the_folder_is_refused_with_the_difference(finished: Path, case: str) -> None:
     changes, difference = CHANGED[case]
     with pytest.raises(StudyError) as error:
-        run(dataclasses.replace(SMALL, **changes), finished)
+        trained(dataclasses.replace(SMALL, **changes), finished)
     assert str(error.value) == (
         f"{finished} holds an unfinished study of another definition ({difference}); "
         "give --overwrite, or another --output"
@@ -389,9 +401,9 @@ def test_another_study_in_the_folder_is_refused_with_the_difference(finished: Pa
 
 
 def test_other_versions_are_refused_too(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_versions", lambda: "jax 99")
+    monkeypatch.setattr(provenance, "_versions", lambda: "jax 99")
     with pytest.raises(StudyError, match=r"versions: optlab .* -> jax 99"):
-        run(SMALL, finished)
+        trained(SMALL, finished)
 
 
 def test_a_damaged_chunk_is_named(finished: Path, tmp_path: Path, use: Callable[..., None]) -> None:
@@ -403,17 +415,17 @@ def test_a_damaged_chunk_is_named(finished: Path, tmp_path: Path, use: Callable[
     first, second = sorted(damaged.glob("*.npz"))[:2]
     second.write_bytes(second.read_bytes()[:-50])
     with pytest.raises(StudyError, match=r"00001\.npz is damaged \(.*\); delete it to have its runs trained again$"):
-        run(SMALL, tmp_path)
+        trained(SMALL, tmp_path)
     second.write_bytes(first.read_bytes())
     with pytest.raises(
         StudyError, match=r"00001\.npz holds update seeds 0:1 cells 0:2, not update seeds 0:1 cells 2:4"
     ):
-        run(SMALL, tmp_path)
+        trained(SMALL, tmp_path)
     second.unlink()
-    xr.testing.assert_identical(numbers(run(SMALL, tmp_path)), numbers(run(SMALL, finished)))
+    xr.testing.assert_identical(numbers(trained(SMALL, tmp_path)), numbers(trained(SMALL, finished)))
     (damaged / "study.json").write_text("{")
     with pytest.raises(StudyError, match=r"study\.json can't be read \(Expecting .*\); give --overwrite"):
-        run(SMALL, tmp_path)
+        trained(SMALL, tmp_path)
 
 
 FULL = r"{folder}/unfinished/0000\d\.npz can't be written: {reason}; what is finished is kept, run the same again"
@@ -423,7 +435,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[..., None]
 ) -> None:
     use(1, 2)
-    left = iter([0, 0, 0, 0])
+    left = iter([0, 0, 0, 0, 0, 0])
 
     def sync(descriptor: int, real: Any = os.fsync) -> None:
         if next(left, None) is None:
@@ -433,11 +445,11 @@ def test_a_full_disk_is_one_line_and_keeps_what_there_is(
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", sync)
         with pytest.raises(StudyError, match=FULL.format(folder=tmp_path, reason="No space left on device")):
-            run(SMALL, tmp_path)
+            trained(SMALL, tmp_path)
     assert list(chunk_files(tmp_path)) == ["00000.npz"]
     assert not list((tmp_path / "unfinished").glob("*.part"))
     seen = []
-    run(SMALL, tmp_path, seen.append)
+    trained(SMALL, tmp_path, seen.append)
     assert seen[0].resumed == 2
 
 
@@ -447,7 +459,7 @@ def test_a_limit_of_the_system_is_one_line_too(tmp_path: Path, use: Callable[...
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
     try:
         with pytest.raises(StudyError, match=FULL.format(folder=tmp_path, reason="File too large")):
-            run(SMALL, tmp_path)
+            trained(SMALL, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in (tmp_path / "unfinished").iterdir()] == ["study.json"]
@@ -494,6 +506,23 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     xr.testing.assert_allclose(numbers(together), numbers(alone), rtol=1e-4)
 
 
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """What process 0 of two has told, which is what the other hears."""
+    told: list[str] = []
+
+    def hear(subject: str, seconds: float) -> str:
+        if not told:
+            raise TimeoutError
+        return told[-1]
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(kept, "tell", lambda subject, text: told.append(text))
+    monkeypatch.setattr(kept, "hear", hear)
+    return told
+
+
+@pytest.mark.usefixtures("words")
 def test_chunks_of_processes_are_disjoint_and_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, use: Any) -> None:
     def waiting(seconds: float) -> None:
         raise TimeoutError
@@ -502,34 +531,56 @@ def test_chunks_of_processes_are_disjoint_and_all(monkeypatch: pytest.MonkeyPatc
         return sorted(set(map(int, (name[:5] for name in chunk_files(tmp_path)))))
 
     use(1, 2)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(engine.time, "sleep", waiting)
+    monkeypatch.setattr(kept.time, "sleep", waiting)
     with pytest.raises(TimeoutError):
-        run(SMALL, tmp_path)
+        trained(SMALL, tmp_path)
     assert saved() == [0, 1]
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert run(SMALL, tmp_path) is None
+    assert trained(SMALL, tmp_path) is None
     assert saved() == [0, 1, 2, 3]
     monkeypatch.setattr(jax, "process_index", lambda: 0)
-    data = run(SMALL, tmp_path)
+    data = trained(SMALL, tmp_path)
     assert data is not None
     assert differences(data, SMALL) == []
 
 
-def test_a_process_does_not_wait_for_ever_for_the_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, use: Any
+def test_a_process_follows_the_first_or_says_why_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], use: Any
 ) -> None:
     use(1, 2)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(engine.time, "sleep", lambda seconds: None)
-    with pytest.raises(StudyError, match=r"^process 0 has begun no study in 600 s: it sees another folder, or had fin"):
-        run(SMALL, tmp_path)
+    monkeypatch.setattr(kept.time, "sleep", lambda seconds: None)
+
+    def refused(study: Study) -> str:
+        with pytest.raises(StudyError) as error:
+            trained(study, tmp_path)
+        return str(error.value)
+
+    assert refused(SMALL) == "process 0 has begun no study in 600 s"
+    words.append(json.dumps({"header": "of another folder"}))
+    assert refused(SMALL) == f"process 0 writes to another folder than {tmp_path}, or has finished already"
+
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    with pytest.raises(StudyError, match="memory is 100 bytes"):
+        trained(dataclasses.replace(SMALL, memory=100), tmp_path)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert refused(SMALL).startswith("process 0 can't begin: memory is 100 bytes")
+
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    monkeypatch.setattr(kept.InFolder, "wait", lambda *_: None)
+    with pytest.raises(StudyError, match="damaged"):  # the chunks of the other process are not there
+        trained(SMALL, tmp_path)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert refused(dataclasses.replace(SMALL, b2=0.5)).startswith("process 1 would train another study: core: adam(")
+    with pytest.raises(StudyError, match="damaged"):
+        kept.Store(tmp_path).load(3, "", "")
+    trained(SMALL, tmp_path)
+    assert len(chunk_files(tmp_path)) == 4
 
 
 def test_progress_adds_up(use: Callable[..., None]) -> None:
     use(1, 2)
-    seen: list[engine.Progress] = []
+    seen: list[Progress] = []
     run(SMALL, None, seen.append)
     assert [progress.done + progress.underway for progress in seen] == sorted(
         progress.done + progress.underway for progress in seen
@@ -573,7 +624,7 @@ def test_the_loops_of_the_benchmark_train_what_the_engine_trains(use: Callable[.
     grid = dataclasses.replace(SMALL, learning_rates=(0.1, 0.3), seeds=1, eps=bench.EPS)
     task, cells = tiny.tiny(), grid.cells(Structure("update"))
     losses = run(grid).train_loss.values.ravel()
-    begin = engine.start(task, jnp.int32(0))
+    begin = one_run.start(task, jnp.int32(0))
     with jax.numpy_dtype_promotion("standard"):  # optax needs it
         np.testing.assert_allclose(bench.one_scan_for_all(task)(begin, cells), losses, rtol=1e-4)
         np.testing.assert_allclose(bench.one_step_each(task)(begin, cells), losses, rtol=1e-4)

@@ -19,9 +19,10 @@ from matplotlib.patches import Rectangle
 
 from optlab.lab import figures, report, results
 from optlab.lab.derivations import Formulas, as_text
+from optlab.lab.errors import StudyError
 from optlab.lab.figures.style import looks
 from optlab.lab.results import ATTRIBUTES, AXES
-from optlab.lab.study import Structure, StudyError
+from optlab.lab.study import Structure
 
 SITES, RATES, DECAYS = ("none", "gradient", "update"), (1e-3, 1e-2, 1e-1), (0.01, 0.1, 1.0, 10.0)
 LAYERS, STEPS, SEEDS = ("all", "hidden.kernel", "output.bias"), (10, 20, 30), 4

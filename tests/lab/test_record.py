@@ -15,8 +15,11 @@ import xarray as xr
 from flax import nnx
 
 import optlab
-from optlab.lab import engine, record, results
-from optlab.lab.engine import run
+from optlab.lab import engine, one_run, record, results
+from optlab.lab.engine import run, train
+from optlab.lab.kept import opened
+from optlab.lab.programs import Programs
+from optlab.lab.progress import Progress
 from optlab.lab.study import Structure, Study
 
 pytestmark = pytest.mark.xdist_group("record")
@@ -61,7 +64,7 @@ class Average:
 def beginning(seed: int) -> tuple[np.ndarray, list[tuple[np.ndarray, ...]]]:
     """The initial weights, the offset last, and the batches, in float64."""
     task = tiny.tiny()
-    data, params, key = engine.start(task, jnp.int32(seed))
+    data, params, key = one_run.start(task, jnp.int32(seed))
     batches = [task.batch(data, key, jnp.int32(step)) for step in range(12)]
     return np.append(np.float64(params["slope"]), 0.0), [tuple(map(np.float64, batch)) for batch in batches]
 
@@ -340,19 +343,22 @@ def test_cut_up_stopped_resumed_and_kept_it_is_the_same(tmp_path: Path, monkeypa
     assert jax.local_device_count() == 8
     whole = run(dataclasses.replace(SMALL, sites=("gradient",)))
     tiny.use(2, 1, monkeypatch.setattr)
-    programs = engine.Programs(SMALL, SMALL.make_task())
+    programs = Programs(SMALL, SMALL.make_task())
     monkeypatch.setattr(engine, "Programs", lambda study, task: programs)  # compiled once for what follows
     cut = run(SMALL)
     xr.testing.assert_allclose(numbers(cut.sel(site=["gradient"])), numbers(whole), rtol=1e-4, atol=1e-7)
 
-    def stop(progress: engine.Progress) -> None:
+    def stop(progress: Progress) -> None:
         if progress.done == 6 and progress.underway:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(SMALL, tmp_path, stop)
-    resumed = run(SMALL, tmp_path)
+    with opened(tmp_path, print) as kept:
+        resumed = train(SMALL, kept)
+    assert resumed is not None
     xr.testing.assert_identical(numbers(resumed), numbers(cut))
+    assert resumed.attrs["decided"]
     results.save(resumed, tmp_path / results.FILE)
     loaded = results.load(tmp_path / results.FILE)
     xr.testing.assert_identical(loaded, resumed)
@@ -365,9 +371,9 @@ def test_nothing_of_it_is_there_unless_it_is_asked_for(measured: xr.Dataset) -> 
     task = silent.make_task()
 
     def launched(study: Study) -> Any:
-        begin = engine.start(task, jnp.int32(0))
-        treated = engine.treatment(study, task, Structure("gradient"), 0.1, 0.1, begin.params)
-        return engine.advance(task, treated, begin, treated.launch(begin.params), jnp.int32(0))
+        begin = one_run.start(task, jnp.int32(0))
+        treated = one_run.treatment(study, task, Structure("gradient"), 0.1, 0.1, begin.params)
+        return one_run.advance(task, treated, begin, treated.launch(begin.params), jnp.int32(0))
 
     (without, nothing), (with_it, strength) = (jax.eval_shape(lambda s=s: launched(s)) for s in (silent, STUDY))
     assert nothing == {}

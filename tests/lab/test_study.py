@@ -19,9 +19,11 @@ import optlab
 from optlab import cli
 from optlab.lab import report, results
 from optlab.lab.derivations import as_text, formulas
-from optlab.lab.engine import NEVER, run, start
+from optlab.lab.engine import run
+from optlab.lab.errors import StudyError
+from optlab.lab.one_run import NEVER, start
 from optlab.lab.results import AXES
-from optlab.lab.study import Study, StudyError
+from optlab.lab.study import Study
 from optlab.lab.tasks import digits
 
 pytestmark = pytest.mark.xdist_group("study")

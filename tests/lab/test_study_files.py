@@ -4,14 +4,20 @@ import json
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
+import optax
 import pytest
 import tiny
 
+import optlab
 from optlab import cli, scale_by_rms, sgd
 from optlab.lab import engine, report, results
-from optlab.lab.cores import CORES
-from optlab.lab.study import BUNDLED, Study, StudyError, find, read
+from optlab.lab.errors import StudyError
+from optlab.lab.progress import Progress
+from optlab.lab.study import BUNDLED, Study, find, read
 from optlab.lab.tasks import TASKS
+from optlab.optimizers.cores import CORES
 
 pytestmark = pytest.mark.xdist_group("study files")
 
@@ -85,8 +91,23 @@ def test_a_file_says_what_the_dataclass_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("core", CORES)
 def test_every_core_takes_the_decays_behind_it(core: str) -> None:
-    study = Study(core=core, sites=("none", "loss", "gradient", "update", "step", "after", "proximal"))
+    b2 = 0.99 if core == "rmsprop" else None
+    study = Study(core=core, b2=b2, sites=("none", "loss", "gradient", "update", "step", "after", "proximal"))
     assert study.refused() == {}
+
+
+@pytest.mark.parametrize(("core", "forks"), [("sgd", False), ("lion", False), ("adam", True), ("adamax", True)])
+def test_what_is_left_out_depends_on_the_core(core: str, forks: bool) -> None:
+    """The sites inside of a quotient want one, and the gate `stable` wants its denominator to be a root."""
+    study = Study(core=core, sites=("none", "first_moment", "direction", "update"), gates=("none", "stable"))
+    inside = [str(structure) for structure in study.structures()]
+    trained = ["none", *(("first_moment", "direction") if forks else ()), "update"]
+    assert inside == [*trained, *(["update stable"] if core == "adam" else [])]
+    for structure, reason in study.refused().items():
+        said = (
+            "no gate 'stable' at the site" if structure.gate == "stable" and structure.site != "update" else "needs a"
+        )
+        assert said in reason
 
 
 def test_a_core_may_be_a_transform() -> None:
@@ -94,6 +115,40 @@ def test_a_core_may_be_a_transform() -> None:
     study = Study(core=core)
     assert study.make_core() is core
     assert study.core_text() == str(core)
+
+
+def test_a_core_may_be_one_of_optax() -> None:
+    study = Study(core=optax.scale_by_adam(), sites=("none", "gradient", "direction", "update"))
+    assert study.core_text() == "chain(<optax scale_by_adam>)"
+    assert [str(structure) for structure in study.structures()] == ["none", "gradient", "update"]
+    tx = optlab.Decay("update").apply_to(study.make_core(), 0.1, 0.5)
+    params = np.ones(3, np.float32)
+    with jax.numpy_dtype_promotion("standard"):  # optax is not written for the strict one
+        updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(np.asarray(updates), -0.1 * (1 + 0.5), rtol=1e-5)
+
+
+def test_hyperparameters_are_written_down_to_the_last_bit() -> None:
+    assert Study(b2=0.9999991).core_text() == "adam(b1=0.9, b2=0.9999991, eps=1e-08)"
+    rounded = np.float32(0.99)
+    assert Study(b2=rounded).core_text() == f"adam(b1=0.9, b2={float(rounded)!r}, eps=1e-08)"  # pyright: ignore
+
+
+def test_axes_may_be_arrays_and_ranges_and_numbers_those_of_numpy() -> None:
+    study = Study(
+        learning_rates=np.array([0.5, 0.25], np.float32),  # pyright: ignore
+        weight_decays=range(3),  # pyright: ignore
+        seeds=np.int64(2),  # pyright: ignore
+        sites=["none"],  # pyright: ignore
+    )
+    assert study == Study(learning_rates=(0.5, 0.25), weight_decays=(0.0, 1.0, 2.0), seeds=2, sites=("none",))
+    assert {type(value) for value in (study.seeds, *study.weight_decays)} == {int, float}
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_be_named_by_text(tmp_path: Path) -> None:
+    path = tmp_path / "marked.toml"
+    path.write_bytes(b"\xef\xbb\xbfseeds = 3")
+    assert read(str(path)) == read(find(str(path))) == Study(seeds=3)
 
 
 BAD = {
@@ -114,18 +169,42 @@ BAD = {
     ),
     "neither true nor false": ("measure_decay = 1", "measure_decay must be true or false, got 1"),
     "an unknown core": ("core = 'adamw'", "unknown core 'adamw'; known are adam, amsgrad, laprop, lion, momentum"),
+    "a core that is a number": ("core = 3", "the core is 3 (int), not a transform"),
+    "a core without a default": ("core = 'rmsprop'", "the core rmsprop needs b2: it has no default, because libraries"),
+    "a hyperparameter that overflows": (f"eps = 1{'0' * 400}", "the core adam: eps must be finite and >= 0, got inf"),
     "a hyperparameter of another core": ("core = 'momentum'\nb2 = 0.9", "the core momentum has no b2; it takes b1"),
     "a hyperparameter out of range": ("b2 = 1.5", "the core adam: b2 must be in [0, 1), got 1.5"),
     "a hyperparameter that is text": ("eps = 'small'", "the core adam: eps must be finite and >= 0, got 'small' (str)"),
     "no list": ("sites = 'update'", "sites must be a list, got 'update'"),
     "an empty list": ("gates = []", "a study needs at least one of gates"),
     "a value twice": ("learning_rates = [1, 1.0]", "learning_rates holds a value twice: [1, 1.0]"),
-    "a rate that is text": ("learning_rates = ['1e-3']", "learning_rates must be finite and >= 0, got 1e-3"),
+    "a rate that is text": ("learning_rates = ['1e-3']", "learning_rates must be finite and >= 0, got '1e-3'"),
+    "seeds that are text": ("seeds = '3'", "seeds must be a whole number from 1, got '3'"),
+    "a rate that overflows": (
+        "learning_rates = [1e39]",
+        "learning_rates must be 0 or from 1.2e-38 to 3.4e+38, as float32 holds them, got 1e+39",
+    ),
+    "a rate that underflows": ("learning_rates = [0.1, 1e-46]", "learning_rates must be 0 or from 1.2e-38 to 3.4e+38"),
+    "a decay that XLA flushes to zero": ("weight_decays = [1e-40]", "weight_decays must be 0 or from 1.2e-38 to 3.4e"),
+    "a whole number that no float holds": (f"weight_decays = [1{'0' * 400}]", "weight_decays must be 0 or from 1.2e-"),
+    "decays that float32 can't tell apart": (
+        "weight_decays = [0.1, 0.100000001]",
+        "weight_decays holds a value twice, in float32: 0.1 and 0.100000001",
+    ),
+    "too many seeds": (
+        "seeds = 99999999999999999999",
+        "seeds must be at most 2147483647, got 99999999999999999999",
+    ),
+    "too many steps": ("steps = 2147483648", "steps must be at most 2147483647, got 2147483648"),
+    "another name for a key": ("lr = 0.1", "unknown key 'lr'; known are task, sites, "),
+    "a table": ("[task]\nname = 'digits'", "unknown task {'name': 'digits'}; known are digits, "),
     "a rate that is a truth": ("learning_rates = [true]", "learning_rates must be finite and >= 0, got True"),
     "an infinite decay": ("weight_decays = [inf]", "weight_decays must be finite and >= 0, got inf"),
     "half a seed": ("seeds = 2.5", "seeds must be a whole number from 1, got 2.5"),
     "no steps": ("steps = 0", "steps must be a whole number from 1, got 0"),
     "memory without a size": ("memory = 'much'", "memory must be a size such as 2GiB or 500MB, got 'much'"),
+    "memory beyond any": (f"memory = '1{'0' * 400}TB'", "memory must be a size such as 2GiB or 500MB, got '1000"),
+    "no memory": ("memory = 0", "memory must be a size such as 2GiB or 500MB, got 0"),
     "memory in an unknown unit": ("memory = '2KB'", "memory must be a size such as 2GiB or 500MB, got '2KB'"),
     "nothing with a meaning": (
         "sites = ['gradient']\ngates = ['stable']",
@@ -176,7 +255,27 @@ def test_a_bad_call_is_one_line(case: str, tmp_path: Path, capsys: pytest.Captur
     assert printed.err.count("\n") == 1
 
 
+ELSEWHERE = {
+    "lr = 0.1": "; lr is learning_rates\n",
+    "betas = [0.9, 0.98]": "; betas is b1 and b2\n",
+    "core = 'nadamw'": ", signum; nadamw is the core nadam with the site update\n",
+    "core = 'adamw'": ", signum; adamw is the core adam with the site update\n",
+}
+
+
+@pytest.mark.parametrize("text", ELSEWHERE)
+def test_what_has_another_name_elsewhere_is_told_its_own(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    assert cli.main(["study", str(tmp_path / "bad.toml"), "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.endswith(ELSEWHERE[text])
+
+
 BAD_STUDIES = {
+    "a function for a core": (lambda: Study(core=optax.scale_by_adam), "the core is the function scale_by_adam, not a"),  # pyright: ignore
+    "a core that descends": (lambda: Study(core=sgd(0.1)), "two minus signs climb"),
+    "text for a rate": (lambda: Study(learning_rates=("1e-2",)), "learning_rates must be finite and >= 0, got '1e-2'"),  # pyright: ignore
     "a transform and b1": (lambda: Study(core=sgd(0.1), b1=0.9), "b1 belong to a core that is given by name"),
     "steps of a task": (lambda: Study(task=tiny.tiny(), steps=5), "steps belong to the task tiny: leave them out"),
     "seeds that are None": (lambda: Study(seeds=None), "seeds must be a whole number from 1, got None"),  # pyright: ignore
@@ -212,7 +311,7 @@ def test_a_study_that_was_stopped_goes_on_and_tells_machines(
 ) -> None:
     out = tmp_path / "out"
 
-    def stop(progress: engine.Progress) -> None:
+    def stop(progress: Progress) -> None:
         if progress.done == 4:
             raise KeyboardInterrupt
 

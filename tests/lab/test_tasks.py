@@ -19,7 +19,8 @@ from flax import nnx
 
 import optlab
 from optlab.lab import TASKS, Split, Task, supervised
-from optlab.lab.study import Study, StudyError
+from optlab.lab.errors import StudyError
+from optlab.lab.study import Study
 from optlab.lab.tasks import addition as pairs
 from optlab.lab.tasks import digits, landscapes, language, modular, python_lm_small
 from optlab.lab.tasks import handwriting_conv as convolutional

@@ -63,8 +63,8 @@ def test_the_stream_has_what_tells_optimizers_apart():
     assert large["learning_rate"] * large["weight_decay"] == 0.1
 
 
+@pytest.mark.torch
 def test_the_file_is_what_torch_does_now():
-    pytest.importorskip("torch", reason="torch is not installed: its trajectories come from the file alone")
     anew = make_torch.make()
     assert json.loads(anew["about"].item())["runs"] == ABOUT["runs"]
     assert anew.keys() == GOLDEN.keys()
@@ -187,9 +187,11 @@ def test_torch_amsgrad_may_divide_by_less_than_before():
     np.testing.assert_allclose(sizes(ours), np.ones(4), rtol=1e-4)
 
 
+@pytest.mark.torch
 def test_nadam_in_torch_rounds_to_float32_for_float64_weights():
     """Why the golden file is made with float64 as the default dtype: the product of its coefficients is kept in it."""
-    torch = pytest.importorskip("torch", reason="torch is not installed, and the golden file has no such run")
+    import torch
+
     assert torch.get_default_dtype() == torch.float32
     param = torch.ones(1, dtype=torch.float64, requires_grad=True)
     param.grad = torch.ones_like(param)

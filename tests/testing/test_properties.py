@@ -110,8 +110,15 @@ def test_every_public_function_is_in_the_table():
     assert set(public.TRANSFORMS) <= set(TABLE)
 
 
-# One worker takes all properties of a transform, which share its programs.
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TABLE])
+ON_DEVICES = {"adamw", "adamw in bfloat16"}
+
+
+def _marks(name):
+    """One worker takes all properties of a transform, which share its programs."""
+    return [pytest.mark.xdist_group(name), *([pytest.mark.device] if name in ON_DEVICES else [])]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in TABLE])
 @pytest.mark.parametrize("prop", testing.PROPERTIES)
 def test_property(prop, name):
     testing.check(TABLE[name], prop, exempt=EXEMPT.get(name, ()))

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import public
 import pytest
-from flax import linen, nnx
+from devices import IN_ANOTHER_ORDER
 
 import optlab
 
@@ -55,11 +55,11 @@ def stepwise(step, tx, params, batches):
     return weights, given
 
 
-def assert_same(ours, theirs, rtol=2e-5):
+def assert_same(ours, theirs):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert a.dtype == b.dtype
-        np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), rtol=rtol, atol=1e-6)
+        np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), **IN_ANOTHER_ORDER)
 
 
 def assert_steps_match(loss_fn, tx, params, batches, **options):
@@ -73,6 +73,7 @@ PAIRS = [(batch,) for batch in BATCHES]
 PARAMS = public.random_tree(SHAPES, seed=0)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(
     "tx",
     [
@@ -92,6 +93,7 @@ def test_every_step_is_that_of_the_loop(tx, peer):
     assert np.max(np.abs(weights[-1]["kernel"] - PARAMS["kernel"])) > 0.01
 
 
+@pytest.mark.device
 def test_accumulated_gradients_move_the_weights_at_every_third_step(peer):
     tx = optax.MultiSteps(optlab.adamw(0.1, **ADAMW), every_k_schedule=3)
     with peer():
@@ -100,6 +102,7 @@ def test_accumulated_gradients_move_the_weights_at_every_third_step(peer):
     assert moved == [False, False, True, False, False, True]
 
 
+@pytest.mark.device
 def test_weights_in_bfloat16_round_once(peer):
     params = public.random_tree(SHAPES, 0, jnp.bfloat16)
     tx = optlab.adamw(0.1, **ADAMW)
@@ -113,6 +116,7 @@ def test_weights_in_bfloat16_round_once(peer):
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (weights[-1], rounded_twice)), strict=True))
 
 
+@pytest.mark.device
 def test_a_key_rounds_weights_in_bfloat16_by_chance():
     """Steps of 2**-11 of the weight: nearest rounding loses all of them, chance none on average."""
     params = {"w": jnp.ones((4096,), jnp.bfloat16)}
@@ -130,6 +134,7 @@ def test_a_key_rounds_weights_in_bfloat16_by_chance():
     np.testing.assert_array_equal(after(keys), after(keys))
 
 
+@pytest.mark.device
 def test_a_small_state_is_trained_in_place_and_goes_on_from_a_checkpoint():
     tx = optlab.store(optlab.adamw(0.1, **ADAMW), optlab.codecs.bfloat16, min_size=0)
     step = optlab.train_step(linear_loss, tx)
@@ -143,6 +148,7 @@ def test_a_small_state_is_trained_in_place_and_goes_on_from_a_checkpoint():
     jax.tree.map(np.testing.assert_array_equal, params, weights[-1])
 
 
+@pytest.mark.device
 def test_optax_links_are_given_what_they_ask_for(peer):
     """`polyak_sgd` wants the value, `lbfgs` value, gradient and the loss as a function."""
     batches = PAIRS[:1] * 4
@@ -152,74 +158,58 @@ def test_optax_links_are_given_what_they_ask_for(peer):
             assert losses[-1] < 0.7 * losses[0]
 
 
-# Flax and Equinox ---------------------------------------------------------------------------------------------------
+def keeping():
+    """A transform as optax writes them, whose state is what it was given last."""
+
+    def update(updates, state, params, *, value, grad, value_fn, **extra_args):
+        doubled = jax.tree.map(lambda w: w + w, params)
+        return updates, {"value": value, "grad": grad, "doubled": value_fn(doubled), "updates": updates}
+
+    def init(params):
+        number = jnp.zeros((), jnp.float32)
+        return {"value": number, "grad": params, "doubled": number, "updates": params}
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-class Net(nnx.Module):
-    def __init__(self, rngs):
-        self.hidden = nnx.Linear(3, 4, use_bias=False, rngs=rngs)  # its gradient would be rounding alone
-        self.norm = nnx.BatchNorm(4, rngs=rngs)
-        self.out = nnx.Linear(4, 2, rngs=rngs)
+HALVED = optlab.scale_by_ema(0.5)  # so it is at the first step
+GIVEN = {
+    "alone": (keeping(), lambda state: state, 1.0),
+    "behind a link": (optlab.chain(HALVED, keeping(), optlab.sgd(0.1)), lambda state: state[1], 0.5),
+    "behind a link of optax": (optlab.chain(optax.scale(0.5), keeping()), lambda state: state[1], 0.5),
+    "in a chain of optax": (optax.chain(HALVED, keeping()), lambda state: state[1], 0.5),
+    "in a fork": (optlab.divide(optlab.chain(HALVED, keeping()), HALVED), lambda state: state["numerator"][1], 0.5),
+    "in its own dtype": (optlab.keep_dtype(optlab.chain(HALVED, keeping())), lambda state: state[1], 0.5),
+    "masked": (optax.masked(keeping(), True), lambda state: state.inner_state, 1.0),
+}
 
-    def __call__(self, x):
-        return self.out(nnx.relu(self.norm(self.hidden(x))))
 
-
-def test_flax_nnx_with_batch_statistics(peer):
-    """Statistics go through `aux`; the model that is put together again has learnt what the loop's has."""
+@pytest.mark.parametrize("has_aux", [False, True], ids=["loss", "aux"])
+@pytest.mark.parametrize("where", GIVEN)
+def test_value_gradient_and_loss_arrive_wherever_a_transform_stands(where, has_aux, peer):
+    tx, found, factor = GIVEN[where]
+    batch = BATCHES[0]
+    loss_fn = (lambda *given: (linear_loss(*given), jnp.ones(2))) if has_aux else linear_loss
     with peer():
-        model = Net(nnx.Rngs(0))
-        graph, params, statistics = nnx.split(model, nnx.Param, ...)
-
-        def loss_fn(params, statistics, batch):
-            model = nnx.merge(graph, params, statistics, copy=True)
-            loss = jnp.mean((model(batch[0]) - batch[1]) ** 2)
-            return loss, nnx.state(model, nnx.Not(nnx.Param))
-
-        tx = optlab.adamw(0.1, **ADAMW)
-        step = optlab.train_step(loss_fn, tx, has_aux=True)
-        ours, state, ours_statistics = jax.tree.map(jnp.copy, params), tx.init(params), statistics
-        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-        for batch in BATCHES:
-            ours, state, (loss, ours_statistics) = step(ours, state, ours_statistics, batch)
-            wanted, grads = nnx.value_and_grad(lambda m, b=batch: jnp.mean((m(b[0]) - b[1]) ** 2))(model)
-            optimizer.update(model, grads)
-            assert_same(loss, wanted)
-            assert_same(ours, nnx.state(model, nnx.Param))
-        assert_same(ours_statistics, nnx.state(model, nnx.Not(nnx.Param)))
-        assert not np.allclose(model.norm.mean[...], 0)
+        step = optlab.train_step(loss_fn, tx, has_aux=has_aux)
+        _, state, _ = step(jax.tree.map(jnp.copy, PARAMS), jax.tree.map(jnp.copy, tx.init(PARAMS)), batch)
+    value, grad = jax.value_and_grad(linear_loss)(PARAMS, batch)
+    given = found(state)
+    doubled = linear_loss(jax.tree.map(lambda w: w + w, PARAMS), batch)
+    assert_same([given["value"], given["grad"], given["doubled"]], [value, grad, doubled])
+    assert_same(given["updates"], jax.tree.map(lambda g: jnp.float32(factor) * g, grad))
 
 
-class LinenNet(linen.Module):
-    @linen.compact
-    def __call__(self, x):
-        x = linen.BatchNorm(use_running_average=False)(linen.Dense(4, use_bias=False)(x))
-        return linen.Dense(2)(linen.relu(x))
-
-
-def test_flax_linen_with_batch_statistics(peer):
-    module = LinenNet()
+def test_the_gradient_that_is_given_is_the_steepest_for_complex_weights(peer):
+    tx = keeping()
+    params = jnp.array([1 + 2j, 3 - 1j], jnp.complex64)
     with peer():
-        variables = module.init(jax.random.key(0), BATCHES[0][0])
-        tx = optlab.adamw(0.1, **ADAMW)
+        step = optlab.train_step(lambda w: jnp.sum(jnp.abs(w) ** 2), tx)
+        _, state, _ = step(jnp.copy(params), jax.tree.map(jnp.copy, tx.init(params)))
+    np.testing.assert_allclose(state["grad"], 2 * params, rtol=1e-6)
 
-        def loss_fn(params, statistics, batch):
-            out, new = module.apply({"params": params, "batch_stats": statistics}, batch[0], mutable=["batch_stats"])
-            return jnp.mean((out - batch[1]) ** 2), new["batch_stats"]
 
-        step = optlab.train_step(loss_fn, tx, has_aux=True)
-        ours = theirs = variables["params"]
-        ours = jax.tree.map(jnp.copy, ours)
-        state, their_state = tx.init(ours), tx.init(theirs)
-        statistics = their_statistics = variables["batch_stats"]
-        for batch in BATCHES:
-            ours, state, (loss, statistics) = step(ours, state, statistics, batch)
-            (wanted, their_statistics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                theirs, their_statistics, batch
-            )
-            updates, their_state = tx.update(grads, their_state, theirs)
-            theirs = optax.apply_updates(theirs, updates)
-            assert_same((ours, statistics, loss), (theirs, their_statistics, wanted))
+# Equinox ------------------------------------------------------------------------------------------------------------
 
 
 @jax.tree_util.register_pytree_node_class
@@ -288,6 +278,7 @@ def test_it_is_traced_once_for_all_batches_of_one_shape():
     assert traced == [(8, 3), (4, 3)]
 
 
+@pytest.mark.device
 def test_params_and_state_are_updated_in_place_and_the_batch_stays():
     tx = optlab.adamw(0.1, **ADAMW)
     params = jax.tree.map(jnp.copy, PARAMS)
@@ -300,6 +291,7 @@ def test_params_and_state_are_updated_in_place_and_the_batch_stays():
     assert new == places
 
 
+@pytest.mark.device
 def test_nothing_goes_to_the_host_and_back():
     tx = optlab.adamw(0.1, **ADAMW)
     step = optlab.train_step(linear_loss, tx)
@@ -324,6 +316,7 @@ def test_a_host_callback_would_be_seen():
     assert "callback" in optlab.train_step(loss_fn, tx).lower(PARAMS, tx.init(PARAMS), BATCHES[0]).as_text()
 
 
+@pytest.mark.device
 def test_it_runs_inside_scan_and_vmap():
     tx = optlab.adamw(0.1, **ADAMW)
     step = optlab.train_step(linear_loss, tx)
@@ -366,6 +359,25 @@ REFUSED = {
         PARAMS | {"steps": jnp.arange(2)},
         r"params at \['steps'\] are int32\[2\], which have no gradient: leave them out with your framework's filter",
     ),
+    "a function in params": (
+        linear_loss,
+        {},
+        PARAMS | {"activation": jnp.tanh},
+        r"params at \['activation'\] is the function tanh, which is no array of JAX: leave it out with your "
+        r"framework's filter \(nnx.split, eqx.partition\), and put it back inside loss_fn",
+    ),
+    "an object in params": (
+        linear_loss,
+        {},
+        PARAMS | {"module": [object()]},
+        r"params at \['module'\]\[0\] is a object, which is no array of JAX: leave it out",
+    ),
+    "a loss of NumPy": (
+        lambda p, b: np.float32(1),
+        {},
+        PARAMS,
+        r"the loss must be one real number, got NumPy's float32\[\]",
+    ),
 }
 
 
@@ -377,6 +389,73 @@ def test_what_can_not_be_trained_is_refused_by_name(name):
         step(params, TX.init(PARAMS), BATCHES[0])
 
 
+@pytest.mark.parametrize(
+    ("batch", "key", "message"),
+    [
+        (
+            {"text": ["a"]},
+            None,
+            r"batch at \[0\]\['text'\]\[0\] is a str, which is no array of JAX: leave it out of the batch",
+        ),
+        (
+            np.array([None]),
+            None,
+            r"batch at \[0\] is NumPy's object\[1\], which is no array of JAX: leave it out of the",
+        ),
+        (BATCHES[0], "seed", r"key at the root is a str, which is no array of JAX: give a jax.random.key"),
+    ],
+)
+def test_what_is_no_array_is_named(batch, key, message):
+    with pytest.raises(TypeError, match=f"^train_step: {message}"):
+        optlab.train_step(linear_loss, TX)(PARAMS, TX.init(PARAMS), batch, key=key)
+
+
+def test_an_error_of_the_loss_passes_though_something_is_a_number():
+    def loss_fn(params, batch):
+        raise TypeError("not my fault")
+
+    with pytest.raises(TypeError, match=r"^not my fault\b"):
+        optlab.train_step(loss_fn, TX)(PARAMS, TX.init(PARAMS), BATCHES[0])
+
+
+@pytest.mark.parametrize("loss_fn", [TX, None], ids=["a transform", "nothing"])
+def test_what_is_no_loss_is_refused(loss_fn):
+    with pytest.raises(TypeError, match=r"^train_step: loss_fn must be a function .* call train_step\(loss_fn, tx\)$"):
+        optlab.train_step(loss_fn, TX)
+
+
+def half(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda tx: optax.apply_if_finite(tx, 3), lambda tx: optlab.chain(optax.clip(1.0), optax.apply_if_finite(tx, 3))],
+    ids=["alone", "in a chain"],
+)
+def test_what_wants_updates_of_the_gradients_dtype_is_named_with_what_to_do(make, peer):
+    with peer():
+        tx = make(optlab.adamw(0.1, **ADAMW))
+        with pytest.raises(
+            TypeError,
+            match=r"^train_step: .*<optax apply_if_finite>.* wants updates in the dtype of the gradients, bfloat16, "
+            r"and those of optlab leave in float32: put keep_dtype around what stands inside of it, as in apply_if_",
+        ):
+            optlab.train_step(linear_loss, tx)(half(PARAMS), tx.init(half(PARAMS)), BATCHES[0])
+        tx = make(optlab.keep_dtype(optlab.adamw(0.1, **ADAMW)))
+        params, _, _ = optlab.train_step(linear_loss, tx)(half(PARAMS), tx.init(half(PARAMS)), BATCHES[0])
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+
+
+def test_errors_of_a_transform_that_are_no_matter_of_dtypes_pass(peer):
+    def update(updates, state, params=None):
+        raise TypeError("not my dtype")
+
+    tx = optax.GradientTransformation(optax.identity().init, update)
+    with peer(), pytest.raises(TypeError, match=r"^not my dtype\b"):
+        optlab.train_step(linear_loss, tx)(half(PARAMS), tx.init(PARAMS), BATCHES[0])
+
+
 def test_what_is_no_transform_is_refused():
     with pytest.raises(
         TypeError, match=r"^train_step: tx is the function adamw, not a transform: call it, adamw\(\.\.\.\)"
@@ -384,6 +463,7 @@ def test_what_is_no_transform_is_refused():
         optlab.train_step(linear_loss, optlab.adamw)
 
 
+@pytest.mark.device
 def test_arrays_that_were_donated_before_are_named():
     step = optlab.train_step(linear_loss, TX)
     params = jax.tree.map(jnp.copy, PARAMS)
@@ -401,6 +481,13 @@ def test_an_array_that_is_there_twice_is_named():
         match=r"^train_step: params at \['b'\] is the array of params at \['a'\].*as state = jax.jit\(tx.init\)",
     ):
         step({"a": one, "b": one}, TX.init({"a": one}))
+    one, two = jnp.ones((3,)), jnp.ones((3,))
+    step = optlab.train_step(lambda params, batch: jnp.sum(params["a"] * params["b"] * batch), TX)
+    with pytest.raises(
+        ValueError,
+        match=r"^train_step: batch at \[0\] is the array of params at \['a'\], which is updated in place: copy",
+    ):
+        step({"a": one, "b": two}, TX.init({"a": one}), one)
 
 
 def test_other_errors_pass_as_they_are():

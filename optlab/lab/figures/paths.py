@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from optlab.lab.engine import start
+from optlab.lab.errors import StudyError
 from optlab.lab.figures.style import labelled, legend, looks, sheet
+from optlab.lab.one_run import start
 from optlab.lab.results import best_decays, best_rows
-from optlab.lab.study import StudyError
 from optlab.lab.tasks import TASKS
 from optlab.lab.tasks.landscapes import BEALE, QUADRATIC, ROSENBROCK, Landscape
 

@@ -2,7 +2,7 @@
 
 import optax
 
-from optlab.algebra.combinators import require_transform
+from optlab.algebra.combinators import chain, divide, require_transform
 from optlab.algebra.transform import Transform, describe
 
 Block = list[str]
@@ -19,7 +19,7 @@ def draw(tx: optax.GradientTransformation) -> str:
 
 def _links(tx: optax.GradientTransformation) -> Block:
     """The lines of `tx`, the flow entering and leaving at the first column."""
-    if isinstance(tx, Transform) and tx.name == "chain":
+    if isinstance(tx, Transform) and tx.maker is chain:
         return [line for part in tx.parts for line in _links(part)]
     if isinstance(tx, Transform) and len(tx.parts) > 1:
         return _fork(tx) + [line for part in tx.parts[2:] for line in _links(part)]
@@ -40,7 +40,7 @@ def _fork(tx: Transform) -> Block:
 
 
 def _join(tx: Transform, width: int) -> Block:
-    if tx.name == "divide":
+    if tx.maker is divide:
         return ["├ ÷ " + "─" * (width - 4) + "┘", "│"]
     values = ", ".join(f"{name}={value!r}" for name, value in tx.hyperparams.items() if value is not None)
     return ["├" + "─" * (width - 1) + "┘", f"{tx.name}({values})", "│"]
