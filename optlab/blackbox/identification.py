@@ -194,7 +194,8 @@ class _Probed:
 
 def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
     experiments, full, fresh = probed.experiments, verdict.full, verdict.run
-    mixes = experiments.mixes(probed.decay, probed.base)
+    by_all = full.model.gate == "stable"  # a decay by which weights influence each other, as the model has it
+    mixes = experiments.mixes(0.0, probed.rest) if by_all else experiments.mixes(probed.decay, probed.base)
     with np.errstate(all="ignore"):
         moved = np.abs(np.diff(fresh.w, axis=0))
         per_noise = float(np.median((fresh.noise / moved)[fresh.seen & (moved > 0)]))
@@ -229,7 +230,7 @@ def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
         site,
         coupling,
         law,
-        "cautious" if full.model.cautious else "none",
+        full.model.gate,
         {name: value for name, value in values.items() if name not in unidentifiable},
         unidentifiable,
         correction(core),

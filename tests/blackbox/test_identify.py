@@ -337,7 +337,7 @@ def test_what_rounding_hides_is_not_read_from_it(rate: float, decay: float) -> N
 
 def test_only_scalars_in_float32_are_said_to_be() -> None:
     for name, precision in {
-        "torch's NAdam": "float64, with scalars in float32",
+        "LaProp, corrections in float32": "float64, with scalars in float32",
         "NAdam, its product in float64": "float64",
     }.items():
         assert acceptance.identified(KINDS[name]).precision == precision
@@ -457,7 +457,7 @@ ERRORS = {
     "a wrong keyword": (
         functools.partial(optax.adam, decouple=True),
         ValueError,
-        r"make\(learning_rate=0.01, weight_decay=0\) raised TypeError: .*unexpected keyword argument 'decouple'",
+        r"make\(learning_rate=0.01\) raised TypeError: .*unexpected keyword argument 'decouple'",
     ),
     "a wrong keyword for optax": (
         functools.partial(optax.adamw, decouple=True),
