@@ -2,7 +2,7 @@
 
 import typing
 
-from optlab import pickles as pickles
+from optlab import aliases as aliases
 from optlab.algebra import Rule, State, Transform, atom, chain, divide, draw, identity
 from optlab.atoms import (
     absolute,
@@ -24,6 +24,7 @@ from optlab.atoms import (
     sign,
     square,
 )
+from optlab.atoms import masks as masks
 from optlab.decay import (
     COUPLINGS,
     GATES,

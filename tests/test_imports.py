@@ -78,7 +78,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 PACKAGE = Path(optlab.__file__).parent
-CONTENTS = {"optlab", "optlab.__main__", "optlab.pickles"}  # they stand above all rooms
+CONTENTS = {"optlab", "optlab.__main__", "optlab.aliases"}  # they stand above all rooms
 
 
 def _sources(package: Path) -> dict[str, ast.Module]:
@@ -179,7 +179,7 @@ def test_no_module_has_the_name_of_a_function_in_it_or_above_it():
 
 
 def test_public_modules_stay_importable():
-    for name in "codecs", "testing", "lab":
+    for name in "codecs", "masks", "testing", "lab":
         assert inspect.ismodule(importlib.import_module(f"optlab.{name}"))
     assert importlib.import_module("optlab.codecs") is optlab.codecs
 

@@ -158,10 +158,13 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, jax.Array | np.ndarray):
         host = np.asarray(value)
         return (host.dtype.name, host.shape, host.tobytes())
-    if _is_hashable(value):
-        return (type(value), value)
     leaves, treedef = jax.tree.flatten(value)
-    return (treedef, *map(frozen, leaves))
+    if treedef != _LEAF:
+        return (treedef, *map(frozen, leaves))
+    return (type(value), value if _is_hashable(value) else id(value))
+
+
+_LEAF = jax.tree.structure(0)
 
 
 # Making a transform of a rule ---------------------------------------------------------------------------------------
@@ -194,11 +197,12 @@ def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
 
     The function's name is the transform's, its arguments are the hyperparameters; those of standard names (`decay`,
     `eps`, `learning_rate`, ...) are checked. An argument called `mask` is taken care of: a tree of booleans shaped
-    like the parameters or a prefix of it, or a function of the parameters that gives one. Where it is False, the atom
-    passes updates through and keeps no slots; a tree is copied, so that what is changed in it afterwards changes
-    nothing here. So is an integer called `seed`, from 0 to 2**32 - 1: for every leaf, and
-    every link that has one, it arrives as another uint32, from which and from `t` the rule may draw random numbers;
-    links that optax combines, each a transform to itself, need seeds of their own for that.
+    like the parameters or a prefix of it, such as a module of booleans, or a function of the parameters that gives one,
+    such as those of `optlab.masks`. Where it is False, the atom passes updates through and keeps no slots; a tree is
+    copied, so that what is changed in it afterwards changes nothing here. So is an integer called `seed`, from 0 to
+    2**32 - 1: for every leaf, and every link that has one, it arrives as another uint32, from which and from `t` the
+    rule may draw random numbers; links that optax combines, each a transform to itself, need seeds of their own for
+    that.
 
     A new atom, whole:
 

@@ -519,7 +519,8 @@ SPACE = {
     ),
     "a penalty with another tree's mask": Row(
         ValueError,
-        "l2_penalty: the mask is no prefix of the parameters' tree: ...",
+        "l2_penalty: the mask and the params differ first at ['w']: nothing against float32[2]; optlab.masks makes "
+        "masks for any params",
         lambda: optlab.l2_penalty({"w": jnp.ones(2)}, 0.1, {"b": True}),
     ),
     "a penalty of integers": Row(
@@ -846,32 +847,38 @@ UPDATES = {
 MASKS = {
     "mask of another tree": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at ['dense']['kernel']: nothing "
+        "against float32[2, 3]; optlab.masks makes masks for any params",
         lambda: masked({"dense": {"bias": True, "weight": True}}).init(PARAMS),
     ),
     "mask deeper than the params": Row(
         ValueError,
-        "chain: the mask is no prefix of the parameters' tree: ...",
+        "chain: the mask and the params differ first at ['dense']['bias']: a list against float32[3]; "
+        "optlab.masks makes masks for any params",
         lambda: optlab.adamw(1e-3, weight_decay=0.1, mask={"dense": {"bias": [True], "kernel": True}}).init(PARAMS),
     ),
     "mask that lacks a leaf": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at ['dense']['kernel']: nothing "
+        "against float32[2, 3]; optlab.masks makes masks for any params",
         lambda: masked({"dense": {"bias": True}}).init(PARAMS),
     ),
     "mask of other params at an update": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at ['dense']: nothing against a "
+        "dict; optlab.masks makes masks for any params",
         lambda: Update(masked({"scale": True}), PARAMS, DECAY.init(PARAMS), PARAMS),
     ),
     "mask of stable decay of another tree": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at ['dense']: nothing against a "
+        "dict; optlab.masks makes masks for any params",
         lambda: update(optlab.adams(1e-3, weight_decay=0.1, mask={"scale": True})),
     ),
     "mask function that gives nothing": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at the root: None against a dict; "
+        "optlab.masks makes masks for any params",
         lambda: masked(lambda params: None).init(PARAMS),
     ),
     "mask that is a name": Row(
