@@ -10,7 +10,7 @@ import numpy as np
 
 from optlab.algebra import noise, placing, trees
 from optlab.algebra.hyperparameters import check_choice
-from optlab.algebra.lifting import LeafError, wide
+from optlab.algebra.rules import LeafError, wide
 from optlab.algebra.transform import Transform
 
 ROUNDINGS = ("nearest", "stochastic")

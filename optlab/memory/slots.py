@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from optlab.algebra.hyperparameters import is_traced
-from optlab.algebra.lifting import LeafError, Rule, Slots, placed_like
+from optlab.algebra.rules import LeafError, Rule, Slots, placed_like
 from optlab.memory import blocks
 from optlab.memory.codecs import Codec
 

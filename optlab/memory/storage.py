@@ -11,7 +11,7 @@ import optax
 from optlab.algebra import trees
 from optlab.algebra.combinators import chain, require_rule, require_transform
 from optlab.algebra.hyperparameters import check_seed, check_whole
-from optlab.algebra.lifting import Rule, Slots
+from optlab.algebra.rules import Rule, Slots
 from optlab.algebra.transform import Transform, as_read, describe, lifted
 from optlab.memory import codecs, steps
 from optlab.memory.codecs import Codec

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from optlab.algebra.combinators import require_transform
-from optlab.algebra.lifting import wide, widened
+from optlab.algebra.rules import wide, widened
 from optlab.algebra.transform import describe
 from optlab.memory.rounding import apply_updates
 from optlab.outside.jax_internals import speaks_of_donation
