@@ -62,7 +62,8 @@ class Experiments:
         """The run without decay, if the box can do without, and these experiments at the box's precision."""
         run = self.run(self.rate, 0.0, self.probe)
         self._require_finite(run)
-        single = np.array_equal(run.w, run.w.astype(np.float32), equal_nan=True)
+        with np.errstate(over="ignore"):
+            single = np.array_equal(run.w, run.w.astype(np.float32), equal_nan=True)
         precision = SINGLE if single else DOUBLE
         run = Trajectory(run.w, run.g, precision)
         again = self.run(self.rate, 0.0, self.probe.first(SHORT))

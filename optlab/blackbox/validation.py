@@ -31,7 +31,16 @@ import numpy as np
 from optlab.blackbox import placing
 from optlab.blackbox.card import family
 from optlab.blackbox.experiments import STEPS, Experiments
-from optlab.blackbox.fitting import MIXED, Fit, Trajectory, explained_by_rates, explained_by_scalars, fit, off_from
+from optlab.blackbox.fitting import (
+    MIXED,
+    SINGLE,
+    Fit,
+    Trajectory,
+    explained_by_rates,
+    explained_by_scalars,
+    fit,
+    off_from,
+)
 from optlab.blackbox.probes import closed_loop, open_loop
 
 HORIZON = 3 * STEPS
@@ -111,8 +120,8 @@ def _answering(
     verdict: Verdict,
 ) -> Verdict:
     """The verdict of the runs whose gradients answer to the weights."""
-    full, rate = fits[0], experiments.rate
-    starts, gradient = closed_loop(full.rate, experiments.seed, tangent=False)
+    full, rate, single = fits[0], experiments.rate, experiments.precision == SINGLE
+    starts, gradient = closed_loop(full.rate, experiments.seed, tangent=False, single=single)
     try:
         closed = experiments.leaves(rate, decay, {each: starts[each] for each in names}, gradient, HORIZON)
     except (TypeError, ValueError) as error:
@@ -125,7 +134,7 @@ def _answering(
     at_fast, as_expected = placing.at_rate(fits, fast / rate)
     if not always_decays:
         decay, at_fast = 0.0, placing.without_decay(at_fast)
-    starts, gradient = closed_loop(at_fast.rate, experiments.seed, tangent=True)
+    starts, gradient = closed_loop(at_fast.rate, experiments.seed, tangent=True, single=single)
     try:
         closed = experiments.leaves(fast, decay, {each: starts[each] for each in names}, gradient, HORIZON)
     except (TypeError, ValueError) as error:
