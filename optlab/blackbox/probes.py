@@ -96,8 +96,8 @@ def closed_loop(
     """Starting weights of every shape of `CLOSED`, and the gradient of a quadratic, gentle enough for `rate`.
 
     Its minimum is elsewhere, at every size of `SIZES`. Where it is `tangent`, the gradients of matrices are orthogonal
-    to each of their rows, those of kernels to each slice of their last axis, as normalization layers make them; as near as
-    float32 has it where it is `single`, which a box of float32 does not round then.
+    to each of their rows, those of kernels to each slice of their last axis, as normalization layers make them; in
+    `single` as near as float32 has it, so that a box of float32 does not round them on their way in.
     """
     rng = np.random.default_rng([seed, 2])
     starts, curvature, minimum = {}, {}, {}
