@@ -209,26 +209,24 @@ def _study(options: argparse.Namespace, argv: Sequence[str]) -> None:
         path = find(options.study)
         study = dataclasses.replace(read(path), **asked)
         folder = options.output or Path("results") / path.stem
-        if not options.process:
-            report.begin(folder, options.overwrite)
         _start_devices(options)
         if options.process:
             _in_thread(lambda: engine.run(study, folder))
             return
         left_out = {str(structure): reason for structure, reason in study.refused().items()}
-        if options.json:
-            display.print_json("start", folder=str(folder), runs=study.runs(), left_out=left_out)
-            showing = contextlib.nullcontext(display.json_lines())
-        else:
-            for structure, reason in left_out.items():
-                display.say(f"left out: {structure} ({reason})")
-            showing = display.bar()
-        with showing as show:
-            data = _in_thread(lambda: engine.run(study, folder, display.announcing(show, folder)))
+
+        def begin() -> None:
+            if options.json:
+                display.print_json("start", folder=str(folder), runs=study.runs(), left_out=left_out)
+            else:
+                for structure, reason in left_out.items():
+                    display.say(f"left out: {structure} ({reason})")
+
+        said = {"overwrite": options.overwrite, "command": shlex.join(["optlab", *argv])}
+        with contextlib.nullcontext(display.json_lines()) if options.json else display.bar() as show:
+            data = _in_thread(lambda: engine.run(study, folder, display.beginning(show, begin), **said))
         assert data is not None
-        data.attrs["command"] = shlex.join(["optlab", *argv])
-        names = report.write(data, folder)
-        engine.forget(folder)
+        names = [name for name in report.file_names() if (folder / name).exists()]
     except StudyError as error:
         raise UsageError(str(error)) from None
     if options.json:
@@ -249,9 +247,11 @@ def _one_device_per_core() -> None:
     """Has processors show one device per core: XLA's own threads keep fewer of them busy."""
     import jax
 
+    from optlab.outside import system
+
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # a backend is there already, with its devices
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", system.cores())
 
 
 def _start_devices(options: argparse.Namespace) -> None:

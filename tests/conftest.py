@@ -19,10 +19,6 @@ if devices.ON_ANY_DEVICE:
     jax.config.update("jax_default_matmul_precision", "highest")  # a GPU rounds factors to 10 bits otherwise
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "device: makes sense on a GPU or TPU too; -m device runs these on what is here")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """One process alone takes an accelerator's memory."""

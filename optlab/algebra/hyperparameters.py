@@ -155,6 +155,13 @@ def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> N
         raise ValueError(f"{owner}: {name} must be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
+def check_whole(owner: str, name: str, value: Any, least: int) -> int:
+    """`value` as a Python integer, refused if it is no integer of at least `least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{owner}: {name} must be a whole number >= {least}, got {value!r}")
+    return int(value)
+
+
 def check_seed(owner: str, value: Any) -> None:
     """Refuses what is no seed: a Python integer, or an integer array, which may be traced."""
     if isinstance(value, jax.Array):

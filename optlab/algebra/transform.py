@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optlab.algebra import hyperparameters, lifting, noise
+from optlab.algebra import hyperparameters, lifting, noise, rules
 from optlab.outside import optax_internals
 
 P = ParamSpec("P")
@@ -37,7 +37,7 @@ class Transform(optax.GradientTransformationExtraArgs):
 
     hyperparams: Mapping[str, Any]
     parts: tuple[optax.GradientTransformation, ...]
-    rule: lifting.Rule | None
+    rule: rules.Rule | None
     reads_as: optax.GradientTransformation | None
     maker: Callable[..., "Transform"]
 
@@ -49,7 +49,7 @@ class Transform(optax.GradientTransformationExtraArgs):
         maker: Callable[..., "Transform"] | None = None,
         hyperparams: Mapping[str, Any] | None = None,
         parts: Sequence[optax.GradientTransformation] = (),
-        rule: lifting.Rule | None = None,
+        rule: rules.Rule | None = None,
         reads_as: optax.GradientTransformation | None = None,
     ) -> "Transform":
         if maker is None:  # two functions alone, as when JAX maps over the leaves of a tree that holds a transform
@@ -173,7 +173,7 @@ _LEAF = jax.tree.structure(0)
 
 def lifted(
     maker: Callable[..., Transform],
-    rule: lifting.Rule,
+    rule: rules.Rule,
     *,
     hyperparams: Mapping[str, Any] | None = None,
     parts: Sequence[optax.GradientTransformation] = (),
@@ -193,7 +193,7 @@ def lifted(
     return tx
 
 
-def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
+def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
     """Makes a transform of a function from hyperparameters to a `Rule`: a decorator.
 
     The function's name is the transform's, its arguments are the hyperparameters; those of standard names (`decay`,
@@ -233,9 +233,9 @@ def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
         if "mask" in bound.arguments:
             bound.arguments["mask"] = _own_copy(bound.arguments["mask"])
         rule = make(*bound.args, **bound.kwargs)
-        if not isinstance(rule, lifting.Rule):
+        if not isinstance(rule, rules.Rule):
             raise TypeError(f"{make.__name__}: an atom must return an optlab.Rule, got {type(rule).__name__}")
-        return lifted(maker, lifting.named(make.__name__, rule), hyperparams=bound.arguments)
+        return lifted(maker, rules.named(make.__name__, rule), hyperparams=bound.arguments)
 
     return maker
 
@@ -282,9 +282,7 @@ class Skeleton(NamedTuple):
     def seeded(self) -> bool:
         return any(name == "seed" for name, *_ in self.static) or any(part.seeded for part in self.parts)
 
-    def rule(
-        self, numbers: Sequence[Any], operands: Sequence[Any], bits: Sequence[bool], leaf: Any = 0
-    ) -> lifting.Rule:
+    def rule(self, numbers: Sequence[Any], operands: Sequence[Any], bits: Sequence[bool], leaf: Any = 0) -> rules.Rule:
         places = _Places(iter(numbers), iter(operands), iter(bits), itertools.count(), leaf)
         return _rule_of(self._transform(places))
 
@@ -336,7 +334,7 @@ def _in_single(value: jax.Array) -> jax.Array:
     return value.astype(jnp.float32) if half else value
 
 
-def _rule_of(tx: Transform) -> lifting.Rule:
+def _rule_of(tx: Transform) -> rules.Rule:
     assert tx.rule is not None
     return tx.rule
 
@@ -345,10 +343,10 @@ def passing(tx: Transform) -> Transform:
     """`tx` where its mask is False: the identity, with nothing in its slots."""
     rule = _rule_of(tx)
 
-    def init(w: jax.Array) -> lifting.Slots:
+    def init(w: jax.Array) -> rules.Slots:
         return jax.tree.map(lambda _: optax.MaskedNode(), jax.eval_shape(rule.init, w))
 
-    return lifted(passing, lifting.Rule(lambda u, slots, w, t: (u, slots), init), parts=(tx,))
+    return lifted(passing, rules.Rule(lambda u, slots, w, t: (u, slots), init), parts=(tx,))
 
 
 def require_params(tx: Transform, params: Any) -> None:

@@ -49,11 +49,13 @@ class Experiments:
     ) -> dict[str, Trajectory]:
         """Arrays of several shapes in one optimizer; of a large one, `WATCHED` of its weights."""
         weights, grads = self.box.run_leaves(rate, decay, starts, gradient, steps)
+        flat = {name: each.reshape(steps, -1) for name, each in grads.items()}
+        together = np.concatenate(list(flat.values()), axis=1) if self.box.joins else None
         runs = {}
         for name, w in weights.items():
             some = np.linspace(0, starts[name].size - 1, min(starts[name].size, WATCHED)).astype(int)
-            watched, seen = (each.reshape(len(each), -1)[:, some] for each in (w, grads[name]))
-            runs[name] = Trajectory(watched, seen, self.precision)
+            everyone = flat[name] if together is None else together
+            runs[name] = Trajectory(w.reshape(steps + 1, -1)[:, some], flat[name][:, some], self.precision, everyone)
         return runs
 
     def at_rest(self) -> tuple["Experiments", Trajectory]:

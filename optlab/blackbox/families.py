@@ -138,11 +138,14 @@ def _decayed_max(g: Array, p: Values, eps: str) -> Array:
 RECTIFIED = {"rectified": 1.0, "rectified_still": np.inf}  # and what is divided by before
 
 
+def _length(t: Array, b2: float) -> Array:
+    """How many gradients RAdam takes the second moment to be of; the variance is tractable where they are above 5."""
+    return 2 / (1 - b2) - 1 - 2 * t * b2**t / _weight_sum(b2, t)
+
+
 def _rectified(root: Array, p: Values, kind: str) -> Array:
     """RAdam (Liu et al. 2020): no denominator, or no step, until the variance of the second moment is tractable."""
-    t, b2 = _steps(root), p["b2"]
-    end = 2 / (1 - b2) - 1
-    length = end - 2 * t * b2**t / _weight_sum(b2, t)
+    length, end = _length(_steps(root), p["b2"]), 2 / (1 - p["b2"]) - 1
     tractable = length > 5
     length = np.where(tractable, length, 5)
     factor = np.sqrt((length - 4) * (length - 2) * end / ((end - 4) * (end - 2) * length))
@@ -195,8 +198,8 @@ class Core:
       numerator: a key of `NUMERATORS`.
       denominator: a key of `DENOMINATORS`, or `one`, `magnitude` (of the numerator, which leaves its sign),
         `decayed_max`, `adadelta`.
-      eps: `none`, `outside` the root, `inside` of it (then as `eps_root` where it is `both`); `_uncorrected`: added before
-        the bias correction.
+      eps: `none`, `outside` the root, `inside` of it, or `both`, which calls the inner one `eps_root`; `_uncorrected`:
+        added before the bias correction.
       order: of a quotient and an average.
       starts: whether the second moment starts elsewhere than at zero.
     """
@@ -268,11 +271,16 @@ PLACES = ("none", "before", "after", "gradient", "first_moment", "second_moment"
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A core with decay at one of `PLACES`; `cautious` decay acts only where `u*w >= 0`."""
+    """A core with decay at one of `PLACES`.
+
+    Attributes:
+      gate: `cautious` decay acts only where `u*w >= 0`, `stable` decay is divided by the root of the mean of the second
+        moments of all the weights that the optimizer has.
+    """
 
     core: Core
     place: str = "none"
-    cautious: bool = False
+    gate: str = "none"
 
     def names(self) -> list[str]:
         return [*self.core.names(), *(["decay"] if self.place != "none" else [])]
@@ -303,12 +311,21 @@ class Model:
         terms = np.abs(g) if self.place == "direction" else np.abs(g) + np.abs(pull)
         return np.abs(average(seen, p) + added) > rounding * (average(terms, p) + np.abs(added))
 
-    def moves(self, w: Array, g: Array, rate: float, p: Values, scalars: Scalars = EXACT) -> Array:
-        """What every step adds to the weights, each predicted from those before it, `w`."""
+    def moves(
+        self, w: Array, g: Array, rate: float, p: Values, everyone: Array | None = None, scalars: Scalars = EXACT
+    ) -> Array:
+        """What every step adds to the weights, each predicted from those before it, `w`; `everyone`: all gradients."""
         u = self.updates(w, g, p, scalars)
         if self.place not in ("before", "after"):
             return -rate * u
-        share = p["decay"] * (u * w >= 0) if self.cautious else p["decay"]
+        share = p["decay"]
+        if self.gate == "cautious":
+            share = share * (u * w >= 0)
+        elif self.gate == "stable":
+            v, correction = DENOMINATORS[self.core.denominator][1](g if everyone is None else everyone, p)
+            share = share / np.sqrt(np.mean(v / correction, axis=1, keepdims=True))
+        if self.core.denominator == "rectified_still":  # then decay waits too
+            share = share * (_length(_steps(w), p["b2"]) > 5)
         kept = 1 - share if self.place == "after" else 1.0
         return -rate * u * kept - share * scalars.share * w
 

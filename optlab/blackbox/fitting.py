@@ -11,7 +11,7 @@ from scipy.optimize import least_squares
 
 from optlab.blackbox.families import EXACT, Model, Scalars
 
-SCALAR_STEPS, SCALAR_ROUNDS, SCALAR_ERROR = 40, 2, 1e-5
+SCALAR_STEPS, SCALAR_ROUNDS, SCALAR_ERROR = 40, 3, 100.0  # the last in roundings of float32
 UNCLEAR = 64.0  # roundings: what is nearer to zero than so many of its terms has no sign
 ROUNDINGS = 16.0  # in one update, at least; an average adds as many as it remembers steps
 EVALUATIONS = 300
@@ -50,6 +50,7 @@ class Trajectory:
       w: weights before and after every step, `[steps + 1, weights]`.
       g: gradients, `[steps, weights]`.
       precision: of the box's numbers.
+      everyone: the gradients of all the weights that the optimizer has, `[steps, weights]`, if not `g`.
       noise: the rounding error of each new weight, `[steps, weights]`.
       seen: where the weights are still finite, `[steps, weights]`.
     """
@@ -57,6 +58,7 @@ class Trajectory:
     w: np.ndarray
     g: np.ndarray
     precision: Precision
+    everyone: np.ndarray | None = None
     noise: np.ndarray = dataclasses.field(init=False)
     seen: np.ndarray = dataclasses.field(init=False)
 
@@ -72,7 +74,8 @@ class Trajectory:
         object.__setattr__(self, "seen", ~lost[1:])
 
     def only(self, weights: np.ndarray) -> "Trajectory":
-        return Trajectory(self.w[:, weights], self.g[:, weights], self.precision)
+        everyone = self.g if self.everyone is None else self.everyone
+        return Trajectory(self.w[:, weights], self.g[:, weights], self.precision, everyone)
 
     def off(self, predicted: np.ndarray) -> np.ndarray:
         """Differences from the moves of the weights, in units of their noise, flat."""
@@ -115,8 +118,8 @@ def rms(off: np.ndarray) -> float:
 def best_rate(model: Model, values: Mapping[str, float], run: Trajectory) -> Fit:
     """The fit with the rate that suits these values best; predictions are linear in it."""
     with np.errstate(all="ignore"):
-        still = model.moves(run.w[:-1], run.g, 0.0, values)
-        per_rate = model.moves(run.w[:-1], run.g, 1.0, values) - still
+        still = model.moves(run.w[:-1], run.g, 0.0, values, run.everyone)
+        per_rate = model.moves(run.w[:-1], run.g, 1.0, values, run.everyone) - still
         direction = np.nan_to_num((per_rate / run.noise)[run.seen], posinf=0, neginf=0)
         needed = np.nan_to_num(((np.diff(run.w, axis=0) - still) / run.noise)[run.seen], posinf=0, neginf=0)
         rate = float(direction @ needed / max(direction @ direction, 1e-300))
@@ -125,14 +128,14 @@ def best_rate(model: Model, values: Mapping[str, float], run: Trajectory) -> Fit
 
 def predict(fit: Fit, run: Trajectory) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return fit.model.moves(run.w[:-1], run.g, fit.rate, fit.values)
+        return fit.model.moves(run.w[:-1], run.g, fit.rate, fit.values, run.everyone)
 
 
 def off_from(fit: Fit, run: Trajectory) -> float:
     """How far a fit is off a run, in units of a rounding that counts the terms of an update one by one.
 
-    They cancel where decay turns a weight around, and leave the rounding of what was there; a sign of nothing but rounding
-    tells nothing.
+    They cancel where decay turns a weight around, and leave the rounding of what was there; a sign of nothing but
+    rounding tells nothing.
     """
     with np.errstate(all="ignore"):
         clear = fit.model.clear(run.w[:-1], run.g, fit.values, UNCLEAR * run.precision.moves)[run.seen]
@@ -150,8 +153,9 @@ def measured(fit: Fit, run: Trajectory) -> Fit:
 def explained_by_rates(found: Fit, run: Trajectory) -> tuple[np.ndarray, float]:
     """The rate that suits every step best, all else as found, and the share of the moves' squares that they explain."""
     with np.errstate(all="ignore"):
-        still = found.model.moves(run.w[:-1], run.g, 0.0, found.values)
-        direction = (found.model.moves(run.w[:-1], run.g, 1.0, found.values) - still) / run.noise
+        still = found.model.moves(run.w[:-1], run.g, 0.0, found.values, run.everyone)
+        moved = found.model.moves(run.w[:-1], run.g, 1.0, found.values, run.everyone)
+        direction = (moved - still) / run.noise
         needed = (np.diff(run.w, axis=0) - still) / run.noise
     direction, needed = (np.nan_to_num(np.where(run.seen, x, 0), posinf=0, neginf=0) for x in (direction, needed))
     rates = np.sum(direction * needed, axis=1) / np.maximum(np.sum(direction**2, axis=1), 1e-300)
@@ -162,40 +166,41 @@ def explained_by_rates(found: Fit, run: Trajectory) -> tuple[np.ndarray, float]:
 def explained_by_scalars(found: Fit, run: Trajectory) -> bool:
     """Whether scalars in float32 are all that a fit is off by: scalars are the same for every weight.
 
-    What they are off by at every step is solved for from one half of the weights; the other half then has to be predicted
-    down to the rounding of float64.
+    What they are off by at every step is solved for from a quarter of the weights, and with it what float32 hides of
+    the values, a second eps included; the others then have to be predicted down to the rounding of float64.
     """
-    run = Trajectory(run.w[: SCALAR_STEPS + 1], run.g[:SCALAR_STEPS], DOUBLE)
+    everyone = None if run.everyone is None else run.everyone[:SCALAR_STEPS]
+    run = Trajectory(run.w[: SCALAR_STEPS + 1], run.g[:SCALAR_STEPS], DOUBLE, everyone)
     weights = np.arange(run.w.shape[1])
-    solving, other = run.only(weights[weights % 8 < 4]), run.only(weights[weights % 8 >= 4])
+    some, others = run.only(weights[weights % 16 < 4]), run.only(weights[weights % 16 >= 4])
     names = [field.name for field in dataclasses.fields(Scalars)]
-    at = {name: np.full(SCALAR_STEPS, float(getattr(EXACT, name))) for name in names}
-    values = {"rate": found.rate, **found.values}
+    exact = np.concatenate([np.full(SCALAR_STEPS, float(getattr(EXACT, name))) for name in names])
+    model, values = found.model, {"rate": found.rate, **found.values}
+    size = {name: SINGLE.moves * value for name, value in values.items()}
+    if model.core.eps.startswith("inside"):
+        core = dataclasses.replace(model.core, eps=model.core.eps.replace("inside", "both"))
+        model, eps_root = dataclasses.replace(model, core=core), values["eps"]
+        values |= {"eps_root": eps_root, "eps": 0.0}
+        size |= {"eps_root": size["eps"], "eps": SINGLE.moves * math.sqrt(eps_root)}
 
-    def off(run: Trajectory, at: Mapping[str, np.ndarray], values: Mapping[str, float]) -> np.ndarray:
-        scalars = Scalars(**{name: each[:, None] for name, each in at.items()})
+    def off(run: Trajectory, change: np.ndarray) -> np.ndarray:
+        scalars = np.split((exact + SINGLE.moves * change[: len(exact)])[:, None], len(names))
+        at = {
+            name: value + size[name] * x for (name, value), x in zip(values.items(), change[len(exact) :], strict=True)
+        }
         with np.errstate(all="ignore"):
-            return run.off(found.model.moves(run.w[:-1], run.g, values["rate"], values, scalars))
+            return run.off(model.moves(run.w[:-1], run.g, at["rate"], at, run.everyone, Scalars(*scalars)))
 
-    size, exact = SINGLE.moves, off(solving, at, values)
-    columns = [
-        off(solving, {**at, name: at[name] + size * one}, values) - exact
-        for name in names
-        for one in np.eye(SCALAR_STEPS)
-    ]
-    columns += [off(solving, at, {**values, name: value * (1 + size)}) - exact for name, value in values.items()]
-    matrix = np.stack(columns, axis=1)
-    length = np.linalg.norm(matrix, axis=0)
+    change = np.zeros(len(exact) + len(values))
+    before = off(some, change)
+    slopes = np.stack([off(some, one) - before for one in np.eye(len(change))], axis=1)
+    length = np.linalg.norm(slopes, axis=0)
     length = np.where(length > 1e-9 * length.max(), length, np.inf)
-    inverse = np.linalg.pinv(matrix / length, rcond=1e-12)
+    inverse = np.linalg.pinv(slopes / length, rcond=1e-12)
     for _ in range(SCALAR_ROUNDS):
-        change = -size * (inverse @ off(solving, at, values)) / length
-        for name, part in zip(names, np.split(change, np.arange(1, len(names) + 1) * SCALAR_STEPS), strict=False):
-            at[name] = at[name] + part
-        for name, part in zip(values, change[len(names) * SCALAR_STEPS :], strict=True):
-            values[name] *= 1 + float(part)
-    small = max(float(np.abs(each - getattr(EXACT, name)).max()) for name, each in at.items()) < SCALAR_ERROR
-    return small and rms(off(other, at, values)) <= found.allowed()
+        change = change - inverse @ off(some, change) / length
+    small = np.abs(change[: len(exact)]).max() < SCALAR_ERROR
+    return bool(small and rms(off(others, change)) <= found.allowed())
 
 
 # Hyperparameters are fitted on the scale on which they are free ----------------------------------------------------

@@ -14,10 +14,8 @@ from optlab.blackbox.families import Core, Model
 from optlab.blackbox.fitting import DOUBLE, MIXED, ROUNDINGS, Fit, Precision, Trajectory, fit, off_from
 from optlab.blackbox.placing import WHOLE
 from optlab.blackbox.probes import every
-from optlab.blackbox.searching import search
+from optlab.blackbox.searching import NEARLY, search
 from optlab.blackbox.validation import HORIZON, Verdict, validate
-
-NEARLY = 1e-5  # relative to a move: so near, what is left may be scalars that are kept in float32
 
 
 def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0) -> Card:
@@ -25,8 +23,8 @@ def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.
 
     The box is driven with chosen gradients and watched; nothing else of it is read. Twins, weights that see the same
     gradients from two starting points, tell decay: their distance moves by nothing else. A least-squares fit of
-    every known recurrence tells the rest. It is held against longer runs that it was not fitted to, of a vector, a matrix
-    and a kernel, with gradients given and with gradients that answer to the weights; see `validation`.
+    every known recurrence tells the rest. It is held against longer runs that it was not fitted to, of a vector, a
+    matrix and a kernel, with gradients given and with gradients that answer to the weights; see `validation`.
 
     Args:
       make: `make(learning_rate, weight_decay)`, called anew for every run; without the second where it takes none.
@@ -196,7 +194,8 @@ class _Probed:
 
 def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
     experiments, full, fresh = probed.experiments, verdict.full, verdict.run
-    mixes = experiments.mixes(probed.decay, probed.base)
+    by_all = full.model.gate == "stable"  # a decay by which weights influence each other, as the model has it
+    mixes = experiments.mixes(0.0, probed.rest) if by_all else experiments.mixes(probed.decay, probed.base)
     with np.errstate(all="ignore"):
         moved = np.abs(np.diff(fresh.w, axis=0))
         per_noise = float(np.median((fresh.noise / moved)[fresh.seen & (moved > 0)]))
@@ -231,7 +230,7 @@ def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
         site,
         coupling,
         law,
-        "cautious" if full.model.cautious else "none",
+        full.model.gate,
         {name: value for name, value in values.items() if name not in unidentifiable},
         unidentifiable,
         correction(core),

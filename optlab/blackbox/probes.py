@@ -95,8 +95,8 @@ def closed_loop(
 ) -> tuple[dict[str, np.ndarray], Callable[[int, Mapping[str, np.ndarray]], dict[str, np.ndarray]]]:
     """Starting weights of every shape of `CLOSED`, and the gradient of a quadratic, gentle enough for `rate`.
 
-    Its minimum is elsewhere, at every size of `SIZES`. Where it is `tangent`, the gradients of matrices are orthogonal to
-    each of their rows, those of kernels to each slice of their last axis, as normalization layers make them.
+    Its minimum is elsewhere, at every size of `SIZES`. Where it is `tangent`, the gradients of matrices are orthogonal
+    to each of their rows, those of kernels to each slice of their last axis, as normalization layers make them.
     """
     rng = np.random.default_rng([seed, 2])
     starts, curvature, minimum = {}, {}, {}

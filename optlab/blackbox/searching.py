@@ -14,6 +14,7 @@ from optlab.blackbox.fitting import ROUNDINGS, Fit, Trajectory, fit, scan, simpl
 LARGE = 1e5  # at gradients of this scale an eps of 1e-3 moves an update by 1e-8
 NO_MOMENTUM = 1e-3  # a smaller momentum is more likely none, and a simpler core says so
 FOUND = 1e-8  # relative to a move: nearer than this, no other start is tried
+NEARLY = 1e-6  # relative to a move: nearer than this, a core may lack an eps, or have its scalars in float32
 HOPELESS = 1e-2  # relative to a move: farther off at large gradients, no eps makes a core fit
 WELL = 30  # roundings: what a fit of the right core is off by, unless the box rounds its hyperparameters too
 SCREENED, SCREENING = 16, 60  # cores, and evaluations of each
@@ -121,7 +122,7 @@ def search(
     near.sort(key=lambda each: len(each.model.names()))  # which groups them too
     found = _refined(near, run, models)
     if not found[0].holds():
-        well = [each for each in near if _is_found(each, run)]
+        well = [each for each in near if each.rms < max(NEARLY / (ROUNDINGS * run.precision.moves), WELL)]
         found += _refined(well, run, models, families.with_two_eps)
         found.sort(key=lambda each: each.rms)
     if not found[0].holds():

@@ -2,15 +2,25 @@
 
 | run | arrays | gradients | rate | decay |
 |---|---|---|---|---|
-| open | a vector, a matrix whose axes exceed 128, a kernel of four axes | given, of scales 1e-16 to 1e6 | as asked | on |
-| closed | a vector, a matrix, a kernel | of a quadratic, of weights from 1e-3 to 1e3 | as asked | on |
-| fast | the same | of a quadratic, on matrices and kernels orthogonal to the weights | 1, or ten times as asked | off |
+| open | a vector, a kernel, a matrix whose axes exceed 128 | given, of scales 1e-16 to 1e6 | as asked | on |
+| closed | a vector, a kernel, a matrix | of a quadratic, at weights of 1e-3 to 1e3 | as asked | on |
+| fast | the same | of a quadratic; of matrices and kernels, orthogonal to them | 1, or ten times as asked | off |
 
-Each takes three times as many steps as the fit saw. The last wakes what adapts to the distance travelled, at a rate that
-travels, and what looks at the angle between weights and gradients. Every weight is predicted from the box's own
+Each takes three times as many steps as the fit saw. The last wakes what adapts to the distance travelled, at a rate
+that travels, and what looks at the angle between weights and gradients. Every weight is predicted from the box's own
 weights before it, and has to be right down to the box's rounding, with that of what its averages remember; see
-`Fit.allowed`. A value of which a longer run shows more than the fit did may move within its uncertainty: half of the weights
-say where to, the others have to agree.
+`Fit.allowed`. Where a box keeps scalars in float32, they alone may be what its steps are off by; see
+`explained_by_scalars`. A value of which a longer run shows more than the fit did may move within its uncertainty: half
+of the weights say where to, the others have to agree.
+
+What a failure is taken to mean:
+
+| what is not predicted | what is said |
+|---|---|
+| the vector, gradients given | nothing, or what it is without decay |
+| matrices or kernels | the family on the other arrays; these go another way |
+| the vector in a closed loop | the family while the weights stay; its steps grow with the distance, if they do |
+| the rate at the fast run alone | the family, and the rate that it has there |
 """
 
 import dataclasses

@@ -314,6 +314,13 @@ def where(condition: Any, otherwise: Any, then: Any) -> Any:
     return sp.Piecewise((then, condition), (otherwise, True))
 
 
+def without_ite(expression: Formula) -> Formula:
+    """`expression` with and, or, not for SymPy's if-then-else of truths, which it can't turn into a function."""
+    if not expression.has(sp.ITE):
+        return expression
+    return expression.replace(sp.ITE, lambda when, then, otherwise: (when & then) | (~when & otherwise))
+
+
 def _known(condition: Formula, joined_by: Any, value: Formula) -> dict[Formula, Formula]:
     """What else is known where `condition` is: that its parts are true, or false, however they are written."""
     parts = condition.args if isinstance(condition, joined_by) else (condition,)

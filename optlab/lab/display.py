@@ -52,7 +52,7 @@ def json_lines() -> Show:
 
 @contextlib.contextmanager
 def bar() -> Iterator[Show]:
-    """A bar on stderr with what is done, the time left and how many runs diverged; nothing but on a terminal."""
+    """A bar on stderr, or in a notebook, with what is done, the time left and how many runs diverged; else nothing."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<14}"),
@@ -62,7 +62,9 @@ def bar() -> Iterator[Show]:
         TextColumn("elapsed"),
         TimeElapsedColumn(),
     )
-    with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as drawn:
+    with Bar(
+        *columns, console=console, disable=not (console.is_terminal or console.is_jupyter), transient=True
+    ) as drawn:
         task = drawn.add_task("starting", total=None, diverged=0)
 
         def show(progress: Progress) -> None:
@@ -75,6 +77,20 @@ def bar() -> Iterator[Show]:
             )
 
         yield show
+
+
+def beginning(show: Show, begin: Callable[[], None]) -> Show:
+    """`show`, after `begin` the first time: when the study is accepted."""
+    begun = False
+
+    def shown(progress: Progress) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            begin()
+        show(progress)
+
+    return shown
 
 
 def announcing(show: Show, folder: Path) -> Show:

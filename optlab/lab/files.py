@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 from optlab.lab.errors import StudyError
+from optlab.outside import system
+
+UNFINISHED = ".part"
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -12,7 +15,7 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
       StudyError: the file can't be written; nothing of it is left.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         try:
             with unfinished.open("wb") as file:
@@ -20,7 +23,7 @@ def replace(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
-            _sync_folder(path.parent)
+            system.sync_folder(path.parent)
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
@@ -28,11 +31,7 @@ def replace(path: Path, content: bytes) -> None:
         raise StudyError(f"{path} can't be written: {error.strerror}") from None
 
 
-def _sync_folder(folder: Path) -> None:
-    """Puts the names in `folder` on the disk too, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def sweep(path: Path) -> None:
+    """Deletes what was left where `replace` was killed while it wrote this file."""
+    for left in path.parent.glob(f"{path.name}.*{UNFINISHED}"):
+        left.unlink(missing_ok=True)

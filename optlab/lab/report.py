@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import matplotlib
@@ -14,8 +15,8 @@ from matplotlib.figure import Figure
 from optlab.lab import figures, results, tooltips
 from optlab.lab.derivations import from_text
 from optlab.lab.errors import StudyError
-from optlab.lab.files import replace
-from optlab.lab.folder import Store
+from optlab.lab.files import replace, sweep
+from optlab.lab.folder import OTHERWISE, Store
 
 FIGURES: dict[str, Callable[..., Figure | None]] = {
     "maps": figures.maps,
@@ -35,8 +36,13 @@ def file_names() -> list[str]:
     return [results.FILE, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")), PAGE]
 
 
-def begin(folder: Path, overwrite: bool) -> None:
+def begin(folder: Path, overwrite: bool, decided: Callable[[], Mapping[str, Any]]) -> None:
     """Makes sure, before anything is computed, that `folder` can take a study, or go on with the one that is there.
+
+    What an earlier start left half written is deleted: for the one process that writes there.
+
+    Args:
+      decided: the `Decided.values` of the study.
 
     Raises:
       StudyError: finished results are there and `overwrite` is False, or the folder can't be written.
@@ -44,7 +50,12 @@ def begin(folder: Path, overwrite: bool) -> None:
     store = Store(folder)
     if overwrite:
         store.remove()
+    if not overwrite and store.header() is None and (changed := results.differences(folder / results.FILE, decided)):
+        said = "; ".join(changed)
+        raise StudyError(f"{folder} already holds {results.FILE} of another study ({said}); {OTHERWISE}")
     prepare(folder, overwrite or store.header() is not None)
+    for name in file_names():
+        sweep(folder / name)
 
 
 def prepare(folder: Path, overwrite: bool, names: Sequence[str] = ()) -> None:
@@ -56,7 +67,7 @@ def prepare(folder: Path, overwrite: bool, names: Sequence[str] = ()) -> None:
     try:
         there = [name for name in names or file_names() if (folder / name).exists()]
         if there and not overwrite:
-            raise StudyError(f"{folder} already holds {there[0]}; give --overwrite, or another --output")
+            raise StudyError(f"{folder} already holds {there[0]}; {OTHERWISE}")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()

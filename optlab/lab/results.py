@@ -1,6 +1,7 @@
 """Results: the dataset of a study, made, written and read, and what its grid says."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from optlab.lab import record
+from optlab.lab import folder, record
 from optlab.lab.errors import StudyError
 from optlab.lab.files import replace
 from optlab.lab.study import Structure, Study
@@ -142,6 +143,20 @@ def load(path: Path) -> xr.Dataset:
     if unknown := [name for name in ATTRIBUTES if name not in results.attrs]:
         raise StudyError(f"{path} does not say how it was run: it lacks {', '.join(unknown)}")
     return results.transpose(*AXES, ...)
+
+
+def differences(path: Path, decided: Callable[[], Mapping[str, Any]]) -> list[str]:
+    """What differs between a study and the one whose results are there; nothing where they don't say.
+
+    Args:
+      decided: gives the `Decided.values` of the study.
+    """
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            before = json.loads(data.attrs["decided"])
+    except (OSError, ValueError, KeyError):
+        return []
+    return folder.differences(before, decided())
 
 
 # What the grid says ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax._src import distributed
 
 # Types of what is traced and of what stands in a jaxpr, which `equations` reads; JAX has no others, and no other place.
 from jax.core import ShapedArray, Tracer
@@ -24,6 +25,7 @@ __all__ = [
     "Var",
     "function_of",
     "is_traced",
+    "key_value_store",
     "on_every_trace",
     "primitives_within",
     "speaks_of_donation",
@@ -54,6 +56,11 @@ def primitives_within(jaxpr: Any) -> Iterator[str]:
                     yield from primitives_within(below)
 
 
+def key_value_store() -> Any:
+    """Where the processes of `jax.distributed` tell each other texts; what JAX makes public of it carries arrays."""
+    return distributed.global_state.client
+
+
 def on_every_trace(callback: Callable[[], None]) -> None:
     """Calls `callback` after everything that JAX traces from now on.
 
@@ -70,3 +77,23 @@ def on_every_trace(callback: Callable[[], None]) -> None:
 def speaks_of_donation(error: BaseException) -> bool:
     """Whether JAX complains of an array that was donated, or is there twice: it has no type for that, only words."""
     return any(word in str(error) for word in ("donate", "deleted"))
+
+
+# What `jax.jit` traces anew for, beside the types of its arguments: who keeps traces of his own has to as well.
+_TRACED_ANEW_FOR = (
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
+
+
+def trace_settings() -> tuple[Any, ...]:
+    return (*(getattr(jax.config, name) for name in _TRACED_ANEW_FOR), jax.sharding.get_abstract_mesh())
+
+
+def jit_is_off() -> bool:
+    """Whether functions run one operation after the other, as under `jax.disable_jit`."""
+    return jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]

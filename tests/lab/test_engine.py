@@ -25,6 +25,7 @@ from optlab.bench import grid as bench
 from optlab.lab import engine, kept, one_run, plan, programs, provenance, results
 from optlab.lab.engine import run
 from optlab.lab.errors import StudyError
+from optlab.lab.folder import Store
 from optlab.lab.one_run import NEVER
 from optlab.lab.plan import Shape
 from optlab.lab.programs import Programs
@@ -254,6 +255,25 @@ def test_sites_coincide_without_decay(use: Callable[..., None]) -> None:
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
+def at_the_end(task: Task, params: Any) -> int:
+    begin = one_run.start(task, jnp.int32(0))
+    return int(one_run.measured_at(task, begin, params, jnp.int32(NEVER), 12)["diverged_at"])
+
+
+def test_weights_whose_norm_is_infinite_have_diverged_whatever_the_loss() -> None:
+    task = dataclasses.replace(tiny.tiny(), metrics=lambda params, data: {"train_loss": jnp.float32(1)})
+    for size, diverged_at in ((1e18, NEVER), (1e30, 12), (np.nan, 12)):
+        assert at_the_end(task, {"slope": jnp.full(2, size, jnp.float32), "offset": jnp.zeros(())}) == diverged_at
+
+
+def test_a_loss_at_the_bound_has_not_diverged() -> None:
+    params = {"slope": jnp.zeros(2), "offset": jnp.zeros(())}
+    for loss, diverged_at in ((100, NEVER), (np.nextafter(np.float32(100), np.float32(101)), 12), (np.nan, 12)):
+        metrics = {"train_loss": jnp.float32(loss)}
+        task = dataclasses.replace(tiny.tiny(), metrics=lambda params, data, metrics=metrics: metrics)
+        assert at_the_end(task, params) == diverged_at
+
+
 def test_a_schedule_multiplies_the_rate_and_couplings_read_it(use: Callable[..., None]) -> None:
     use(1)
     task = dataclasses.replace(tiny.tiny(), schedule=lambda step: jnp.where(step < 4, 1.0, 0.0))
@@ -323,7 +343,30 @@ def test_a_chunk_fits_the_memory(use: Callable[..., None]) -> None:
     assert bytes_of(Structure("update"), shape) < needed
 
 
+def test_memory_is_of_all_devices_together(use: Callable[..., None]) -> None:
+    use(1)
+    alone = Programs(tiny.STUDY, tiny.tiny()).bytes(Structure("update"), Shape(1, 6))
+    use(4)
+    together = Programs(tiny.STUDY, tiny.tiny()).bytes(Structure("update"), Shape(4, 6))
+    assert together == pytest.approx(4 * alone, rel=0.1)
+
+
+def test_processes_share_the_runs_evenly(monkeypatch: pytest.MonkeyPatch, use: Callable[..., None]) -> None:
+    use(1)
+    limits = []
+    for count in (1, 2, 4):
+        monkeypatch.setattr(jax, "process_count", lambda count=count: count)
+        limits.append(plan.runs_at_once(tiny.STUDY, tiny.tiny(), lambda structure, shape: 0))
+    assert limits == [27, 14, 7]
+
+
 # The folder -----------------------------------------------------------------------------------------------------------
+
+
+def trained(study: Study, folder: Path, progress: Any = lambda _: None, say: Any = lambda _: None) -> Any:
+    """The study in its folder, whose chunks stay."""
+    with kept.opened(folder, say) as chunks:
+        return engine.train(study, chunks, progress)
 
 
 def killed(folder: Path, moment: str) -> None:
@@ -345,16 +388,16 @@ def test_a_study_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path, use: Ca
     assert len(chunk_files(tmp_path)) == 2
     assert list((tmp_path / "unfinished").glob("*.part"))
     killed(tmp_path, "saved:3")
-    kept = chunk_files(tmp_path)
-    assert len(kept) == 5
-    assert before.items() <= kept.items()
+    after = chunk_files(tmp_path)
+    assert len(after) == 5
+    assert before.items() <= after.items()
     seen = []
-    resumed = run(tiny.STUDY, tmp_path, seen.append)
-    assert kept.items() <= chunk_files(tmp_path).items()
+    resumed = trained(tiny.STUDY, tmp_path, seen.append)
+    assert after.items() <= chunk_files(tmp_path).items()
     assert seen[0].resumed == seen[0].done == 5 * 3
     assert (seen[-1].resumed, seen[-1].done + seen[-1].underway, seen[-1].total) == (15, 27, 27)
     xr.testing.assert_identical(numbers(resumed), numbers(run(tiny.STUDY)))
-    engine.forget(tmp_path)
+    Store(tmp_path).remove()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -364,7 +407,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         tiny.use(1, 2, patch.setattr)
-        run(SMALL, folder)
+        trained(SMALL, folder)
     return folder
 
 
@@ -386,7 +429,7 @@ CHANGED = {
 def test_another_study_in_the_folder_is_refused_with_the_difference(finished: Path, case: str) -> None:
     changes, difference = CHANGED[case]
     with pytest.raises(StudyError) as error:
-        run(dataclasses.replace(SMALL, **changes), finished)
+        trained(dataclasses.replace(SMALL, **changes), finished)
     assert str(error.value) == (
         f"{finished} holds an unfinished study of another definition ({difference}); "
         "give --overwrite, or another --output"
@@ -396,7 +439,7 @@ def test_another_study_in_the_folder_is_refused_with_the_difference(finished: Pa
 def test_other_versions_are_refused_too(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "_versions", lambda: "jax 99")
     with pytest.raises(StudyError, match=r"versions: optlab .* -> jax 99"):
-        run(SMALL, finished)
+        trained(SMALL, finished)
 
 
 def test_a_damaged_chunk_is_named(finished: Path, tmp_path: Path, use: Callable[..., None]) -> None:
@@ -408,17 +451,17 @@ def test_a_damaged_chunk_is_named(finished: Path, tmp_path: Path, use: Callable[
     first, second = sorted(damaged.glob("*.npz"))[:2]
     second.write_bytes(second.read_bytes()[:-50])
     with pytest.raises(StudyError, match=r"00001\.npz is damaged \(.*\); delete it to have its runs trained again$"):
-        run(SMALL, tmp_path)
+        trained(SMALL, tmp_path)
     second.write_bytes(first.read_bytes())
     with pytest.raises(
         StudyError, match=r"00001\.npz holds update seeds 0:1 cells 0:2, not update seeds 0:1 cells 2:4"
     ):
-        run(SMALL, tmp_path)
+        trained(SMALL, tmp_path)
     second.unlink()
-    xr.testing.assert_identical(numbers(run(SMALL, tmp_path)), numbers(run(SMALL, finished)))
+    xr.testing.assert_identical(numbers(trained(SMALL, tmp_path)), numbers(trained(SMALL, finished)))
     (damaged / "study.json").write_text("{")
     with pytest.raises(StudyError, match=r"study\.json can't be read \(Expecting .*\); give --overwrite"):
-        run(SMALL, tmp_path)
+        trained(SMALL, tmp_path)
 
 
 FULL = r"{folder}/unfinished/0000\d\.npz can't be written: {reason}; what is finished is kept, run the same again"
@@ -428,7 +471,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[..., None]
 ) -> None:
     use(1, 2)
-    left = iter([0, 0, 0, 0])
+    left = iter([0, 0, 0, 0, 0, 0])
 
     def sync(descriptor: int, real: Any = os.fsync) -> None:
         if next(left, None) is None:
@@ -438,11 +481,11 @@ def test_a_full_disk_is_one_line_and_keeps_what_there_is(
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", sync)
         with pytest.raises(StudyError, match=FULL.format(folder=tmp_path, reason="No space left on device")):
-            run(SMALL, tmp_path)
+            trained(SMALL, tmp_path)
     assert list(chunk_files(tmp_path)) == ["00000.npz"]
     assert not list((tmp_path / "unfinished").glob("*.part"))
     seen = []
-    run(SMALL, tmp_path, seen.append)
+    trained(SMALL, tmp_path, seen.append)
     assert seen[0].resumed == 2
 
 
@@ -452,7 +495,7 @@ def test_a_limit_of_the_system_is_one_line_too(tmp_path: Path, use: Callable[...
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
     try:
         with pytest.raises(StudyError, match=FULL.format(folder=tmp_path, reason="File too large")):
-            run(SMALL, tmp_path)
+            trained(SMALL, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in (tmp_path / "unfinished").iterdir()] == ["study.json"]
@@ -499,6 +542,23 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     xr.testing.assert_allclose(numbers(together), numbers(alone), rtol=1e-4)
 
 
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """What process 0 of two has told, which is what the other hears."""
+    told: list[str] = []
+
+    def hear(subject: str, seconds: float) -> str:
+        if not told:
+            raise TimeoutError
+        return told[-1]
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(kept, "tell", lambda subject, text: told.append(text))
+    monkeypatch.setattr(kept, "hear", hear)
+    return told
+
+
+@pytest.mark.usefixtures("words")
 def test_chunks_of_processes_are_disjoint_and_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, use: Any) -> None:
     def waiting(seconds: float) -> None:
         raise TimeoutError
@@ -507,29 +567,51 @@ def test_chunks_of_processes_are_disjoint_and_all(monkeypatch: pytest.MonkeyPatc
         return sorted(set(map(int, (name[:5] for name in chunk_files(tmp_path)))))
 
     use(1, 2)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(kept.time, "sleep", waiting)
     with pytest.raises(TimeoutError):
-        run(SMALL, tmp_path)
+        trained(SMALL, tmp_path)
     assert saved() == [0, 1]
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert run(SMALL, tmp_path) is None
+    assert trained(SMALL, tmp_path) is None
     assert saved() == [0, 1, 2, 3]
     monkeypatch.setattr(jax, "process_index", lambda: 0)
-    data = run(SMALL, tmp_path)
+    data = trained(SMALL, tmp_path)
     assert data is not None
     assert differences(data, SMALL) == []
 
 
-def test_a_process_does_not_wait_for_ever_for_the_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, use: Any
+def test_a_process_follows_the_first_or_says_why_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], use: Any
 ) -> None:
     use(1, 2)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(kept.time, "sleep", lambda seconds: None)
-    with pytest.raises(StudyError, match=r"^process 0 has begun no study in 600 s: it sees another folder, or had fin"):
-        run(SMALL, tmp_path)
+
+    def refused(study: Study) -> str:
+        with pytest.raises(StudyError) as error:
+            trained(study, tmp_path)
+        return str(error.value)
+
+    assert refused(SMALL) == "process 0 has begun no study in 600 s"
+    words.append(json.dumps({"header": "of another folder"}))
+    assert refused(SMALL) == f"process 0 writes to another folder than {tmp_path}, or has finished already"
+
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    with pytest.raises(StudyError, match="memory is 100 bytes"):
+        trained(dataclasses.replace(SMALL, memory=100), tmp_path)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert refused(SMALL).startswith("process 0 can't begin: memory is 100 bytes")
+
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    monkeypatch.setattr(kept.InFolder, "wait", lambda *_: None)
+    with pytest.raises(StudyError, match="damaged"):  # the chunks of the other process are not there
+        trained(SMALL, tmp_path)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert refused(dataclasses.replace(SMALL, b2=0.5)).startswith("process 1 would train another study: core: adam(")
+    with pytest.raises(StudyError, match="damaged"):
+        kept.Store(tmp_path).load(3, "", "")
+    trained(SMALL, tmp_path)
+    assert len(chunk_files(tmp_path)) == 4
 
 
 def test_progress_adds_up(use: Callable[..., None]) -> None:

@@ -16,7 +16,8 @@ from flax import nnx
 
 import optlab
 from optlab.lab import engine, one_run, record, results
-from optlab.lab.engine import run
+from optlab.lab.engine import run, train
+from optlab.lab.kept import opened
 from optlab.lab.programs import Programs
 from optlab.lab.progress import Progress
 from optlab.lab.study import Structure, Study
@@ -353,8 +354,11 @@ def test_cut_up_stopped_resumed_and_kept_it_is_the_same(tmp_path: Path, monkeypa
 
     with pytest.raises(KeyboardInterrupt):
         run(SMALL, tmp_path, stop)
-    resumed = run(SMALL, tmp_path)
+    with opened(tmp_path, print) as kept:
+        resumed = train(SMALL, kept)
+    assert resumed is not None
     xr.testing.assert_identical(numbers(resumed), numbers(cut))
+    assert resumed.attrs["decided"]
     results.save(resumed, tmp_path / results.FILE)
     loaded = results.load(tmp_path / results.FILE)
     xr.testing.assert_identical(loaded, resumed)

@@ -65,15 +65,18 @@ def test_explicit_axes_take_any_and_types_stay(form, lie):
             assert types((u, after)) == types((w, state))
 
 
+@pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit], ids=str)
 @pytest.mark.parametrize("form", FORMS)
-def test_a_state_begins_where_its_weights_lie(form):
-    tx, mesh = FORMS[form], mesh_of(AxisType.Explicit)
+def test_a_state_begins_where_its_weights_lie(form, axes):
+    tx, mesh = FORMS[form], mesh_of(axes)
     w = placed(jnp.ones(SHAPE), mesh, ROWS)
     with jax.set_mesh(mesh):
         in_jit = jax.jit(tx.init)(w)
-    for slot in jax.tree.leaves((tx.init(w).slots, in_jit.slots)):
+    alone = jax.jit(lambda w: tx.init(w))(w)
+    for slot in jax.tree.leaves((tx.init(w).slots, in_jit.slots, alone.slots)):
         assert slot.sharding.shard_shape(slot.shape) == (slot.shape[0] // 8, *slot.shape[1:])
-    assert types(jax.eval_shape(tx.update, w, tx.init(w), w)[1].slots) == types(tx.init(w).slots)
+    if axes == AxisType.Explicit:  # others are no part of a type
+        assert types(jax.eval_shape(tx.update, w, tx.init(w), w)[1].slots) == types(tx.init(w).slots)
 
 
 @pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit], ids=str)
