@@ -242,8 +242,10 @@ for name in ("explain", "compare", "identify", "check"):
     wanted = [f"optlab.{name} needs sympy: pip install 'optlab[explain]'" for name in names]
     for hiding in ('import sys; sys.modules["sympy"] = None', _hiding({"sympy"})):
         assert _printed_by(f"{hiding}\nimport optlab\n{asked_for}").splitlines() == wanted
-    with pytest.raises(AttributeError, match=r"^module 'optlab' has no attribute 'explian'$"):
+    with pytest.raises(AttributeError, match=r"^module 'optlab' has no attribute 'explian'; did you mean explain"):
         optlab.explian  # noqa: B018  # pyright: ignore
+    with pytest.raises(AttributeError, match=r"^module 'optlab' has no attribute '__wrapped__'$"):
+        optlab.__wrapped__  # noqa: B018  # pyright: ignore
 
 
 def test_a_star_import_gives_what_is_there():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -315,7 +316,7 @@ def _split(tx: Transform) -> lifting.Program:
                 numbers.append(value)
                 value = _NUMBER
             elif isinstance(value, jax.Array):
-                operands.append(value)
+                operands.append(_in_single(value))
                 value = _OPERAND
             elif value is not None and hyperparameters.is_schedule(name, value):
                 operands.append(hyperparameters.Schedule(tx.name, value))
@@ -325,6 +326,12 @@ def _split(tx: Transform) -> lifting.Program:
 
     whole = skeleton(tx)
     return lifting.Program(tx.name, whole, tuple(numbers), tuple(operands), tuple(masks), whole.seeded)
+
+
+def _in_single(value: jax.Array) -> jax.Array:
+    """A number in half precision in float32, which holds it too."""
+    half = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
+    return value.astype(jnp.float32) if half else value
 
 
 def _rule_of(tx: Transform) -> rules.Rule:
