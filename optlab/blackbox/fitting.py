@@ -248,7 +248,8 @@ def fit(start: Fit, run: Trajectory, free: Sequence[str], evaluations: int = EVA
     found = candidate(result.x)
     length = np.linalg.norm(result.jac, axis=0) + np.finfo(float).tiny  # values differ by many powers of ten
     covariance = np.linalg.pinv((result.jac / length).T @ (result.jac / length)) * max(rms(result.fun), 1.0) ** 2
-    spread = np.sqrt(np.maximum(np.diag(covariance), 0)) / length
+    with np.errstate(over="ignore"):  # of a value that moves nothing, nothing is known
+        spread = np.sqrt(np.maximum(np.diag(covariance), 0)) / length
     at = {"rate": found.rate, **found.values}
     uncertainties = {
         name: float(each * _slope(name, at[name], scale[name])) for name, each in zip(free, spread, strict=True)

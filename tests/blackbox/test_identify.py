@@ -251,10 +251,6 @@ def outsider(name: str) -> Card:
         ),
         ("decay of matrices", "adam on vectors; matrices and kernels of four axes go another way"),
         ("kernels another way", "adam on vectors and matrices; kernels of four axes go another way"),
-        (
-            "rate of the distance, each weight its own",
-            "adam while the weights stay where they are; its steps grow with",
-        ),
         ("D-adapted", "adam while the weights stay where they are; its steps grow with the distance travelled, from"),
         ("decay of a constant", "sgd on vectors for 40 steps while weight_decay is 0"),
     ],
