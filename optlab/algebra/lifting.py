@@ -11,13 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType
 
 from optlab.algebra import placing, trees
 from optlab.algebra.hyperparameters import Schedule
 from optlab.algebra.operands import Recipe, Table, values
 from optlab.outside import optax_internals
-from optlab.outside.jax_internals import is_traced
 
 Slots = dict[str, Any]
 
@@ -116,7 +114,7 @@ def init(program: Program, params: Any) -> State:
     of_leaves: list[Slots] = []
     try:
         for w, bits in zip(leaves, all_bits, strict=True):
-            of_leaves.append(placed_like(w, rules[bits].init(widened(w))))
+            of_leaves.append(placing.where_it_lies(w, rules[bits].init(widened(w))))
     except LeafError as error:
         raise ValueError(f"{program.name}: params at {trees.path_of(params, len(of_leaves))}: {error}") from None
     layout = _slot_layout(program, leaves)
@@ -324,29 +322,6 @@ def widened(w: Any) -> Any:
     _require_array(w)
     w = jnp.asarray(w)
     return w.astype(wide(w.dtype))
-
-
-def placed_like(w: Any, slots: Slots) -> Slots:
-    """The slots, those shaped like the weight on the devices where it lies, in a trace too.
-
-    There a constant lies nowhere, and a compiler that is left alone puts it on one device. What is computed of the
-    weight lies where that does, whatever the mesh and its axes: a zero made of it is subtracted, which no bit changes.
-    """
-    if not is_traced(w) or not _lies_on_a_mesh(w):
-        return slots
-    zero = (w == w) & (w != w)  # whatever the weight is, NaN too
-
-    def placed(x: Any) -> Any:
-        x = jnp.asarray(x)
-        return x - zero.astype(x.dtype) if x.shape == w.shape and jnp.issubdtype(x.dtype, jnp.number) else x
-
-    return jax.tree.map(placed, slots)
-
-
-def _lies_on_a_mesh(w: Any) -> bool:
-    """Whether there is a mesh, of axes that JAX looks after; inside `shard_map` a leaf is one shard already."""
-    mesh = jax.typeof(w).sharding.mesh
-    return not mesh.empty and AxisType.Manual not in mesh.axis_types
 
 
 # Slots --------------------------------------------------------------------------------------------------------------
