@@ -19,8 +19,7 @@ INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --constraint
 SAY_VERSIONS = @$(RUN) .ci/versions.py
 
 # The rooms that import jax and optax alone.
-CORE := $(addprefix tests/test_,$(addsuffix .py,algebra closed_forms cost decay defaults dropin errors imports kernel \
-	mutants notes numbers properties schedules sites small_state step store survivors torch trajectories))
+CORE := $(addprefix tests/,outside algebra atoms decay memory optimizers training testing bench/test_cost.py test_imports.py)
 
 .PHONY: study test test-torch test-newest test-oldest newest-of-core lint docs
 study: $(VENV)/lab

@@ -2,7 +2,7 @@
 
 import typing
 
-from optlab import pickles as pickles
+from optlab import aliases as aliases
 from optlab.algebra import Rule, State, Transform, atom, chain, divide, draw, identity
 from optlab.atoms import (
     absolute,
@@ -24,6 +24,7 @@ from optlab.atoms import (
     sign,
     square,
 )
+from optlab.atoms import masks as masks
 from optlab.decay import (
     COUPLINGS,
     GATES,
@@ -40,7 +41,7 @@ from optlab.decay import (
     shrink_proximally,
     shrink_weights,
 )
-from optlab.memory import apply_updates, kahan, store
+from optlab.memory import apply_updates, kahan, keep_dtype, store
 from optlab.memory import codecs as codecs
 from optlab.optimizers import (
     adabelief,
@@ -72,7 +73,7 @@ if typing.TYPE_CHECKING:
     from optlab.equations.comparison import compare
     from optlab.equations.explanation import explain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __getattr__ = extras.on_demand(
     __name__,
@@ -122,6 +123,7 @@ __all__ = [
     "identity",
     "interpolate_ema",
     "kahan",
+    "keep_dtype",
     "l2_penalty",
     "laprop",
     "lion",

@@ -646,7 +646,6 @@ OUTSIDERS: dict[str, Callable[..., Any]] = {
     "smooth Lion": lambda lr, wd: optax.chain(
         optax.scale_by_lion(mode="smooth"), optax.add_decayed_weights(wd), optax.scale_by_learning_rate(lr)
     ),
-    "stable decay": lambda lr, wd: optlab.adams(lr, weight_decay=wd),
     "matrices orthogonal": _by_shape(_orthogonal),
     "matrices orthogonal, by optlab": lambda lr, wd: chain(
         optlab.scale_by_ema(0.9), ORTHOGONAL, optlab.add_decayed_weights(wd), optlab.scale_by_learning_rate(lr)
@@ -657,8 +656,8 @@ OUTSIDERS: dict[str, Callable[..., Any]] = {
     "kernels another way": _by_shape(_rows_normalized),
     "tall matrices another way": _by_shape(_spread_over_rows),
     "projected by rows": _by_shape(_projected(lambda ndim: tuple(range(1, ndim)), 1e-9)),
-    "projected by columns": _by_shape(_projected(lambda ndim: tuple(range(ndim - 1)), 1e-9)),
-    "projected as a whole": _by_shape(_projected(lambda ndim: tuple(range(ndim)), 1e-9), "sgd"),
+    "projected by columns": _by_shape(_projected(lambda ndim: tuple(range(ndim - 1)), 1e-3)),
+    "projected as a whole": _by_shape(_projected(lambda ndim: tuple(range(ndim)), 1e-3), "sgd"),
     "momentum projected by rows": _by_shape(_projected(lambda ndim: tuple(range(1, ndim)), 1e-3), "heavy_ball"),
     "adafactor of large matrices": optax.adafactor,
     "rate of the distance": _adapted("adam", 1e-6, np.linalg.norm),
@@ -784,6 +783,20 @@ def _radam_that_waits(lr, wd):
     return step
 
 
+def _stable(lr, wd):
+    m = v = 0.0
+    t = 0
+
+    def step(w, g):
+        nonlocal m, v, t
+        t += 1
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        v_hat = v / (1 - 0.999**t)
+        return w - lr * (m / (1 - 0.9**t) / (np.sqrt(v_hat) + 1e-8) + wd * w / np.sqrt(v_hat.mean()))
+
+    return step
+
+
 def _warmed_nadam(lr, wd):
     """torch's NAdam with its product of coefficients in float64."""
     m = v = 0.0
@@ -820,6 +833,8 @@ KINDS: dict[str, Draw] = {
     "LaProp with two eps": _kind(_two_eps(False, quotient_first=True), "laprop", eps_root=1e-15, **_ADAM),
     "RAdam that waits": _kind(_radam_that_waits, "radam", **_ADAM),
     "NAdam, its product in float64": _kind(_warmed_nadam, "nadam", momentum_decay=0.004, **_ADAM),
+    "AdamS": dataclasses.replace(_kind(optlab.adams, "adam", **_ADAM), gate="stable"),
+    "Adam, decay by the mean of each array": dataclasses.replace(_kind(_stable, "adam", **_ADAM), gate="stable"),
 }
 
 

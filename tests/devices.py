@@ -11,6 +11,7 @@ ON_ANY_DEVICE = re.search(r"(?<!not )\bdevice\b", _MARKS) is not None
 if not ON_ANY_DEVICE:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a hundred times as long where workers share a core
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

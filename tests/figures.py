@@ -1,6 +1,7 @@
 """How optlab is tested, in numbers: the table of the README. `python figures.py`, in this folder, prints it."""
 
 import inspect
+from pathlib import Path
 from types import ModuleType
 
 import black_boxes
@@ -22,6 +23,8 @@ import wrong_transforms
 
 from optlab import testing
 
+TESTS = Path(__file__).parent
+
 
 def _functions(module: ModuleType, prefix: str = "") -> int:
     own = (item for item in vars(module).values() if inspect.isfunction(item) and item.__module__ == module.__name__)
@@ -29,7 +32,7 @@ def _functions(module: ModuleType, prefix: str = "") -> int:
 
 
 def _command(files: list[str]) -> str:
-    paths = " ".join(f"tests/test_{name}.py" for name in files)
+    paths = " ".join(str(next(TESTS.rglob(f"test_{name}.py")).relative_to(TESTS.parent)) for name in files)
     return f"`make test ARGS='{paths}'`"
 
 
@@ -62,6 +65,12 @@ def markdown() -> str:
         ("misreadings that the equations have to show", f"{len(test_explain.MISREAD)}, all rejected", "explain"),
         ("optimizers that `compare` has to prove equal", f"{len(test_compare.EQUAL)} pairs", "compare"),
         ("nearly equal ones, to part at the right step", f"{len(test_compare.NEAR)} pairs", "compare"),
+        (
+            "equal on a vector alone, to part where they do",
+            f"{len(test_compare.FALSE_PROOFS)} pairs",
+            "compare",
+        ),
+        ("leaves that go another way, to be named", f"{len(test_explain.ELSEWHERE)} transforms", "explain"),
         (
             "boxes of no family that `identify` may not claim",
             f"{len(black_boxes.OUTSIDERS) + len(black_boxes.TORCH_OUTSIDERS)}, none claimed",

@@ -78,7 +78,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 PACKAGE = Path(optlab.__file__).parent
-CONTENTS = {"optlab", "optlab.__main__", "optlab.pickles"}  # they stand above all rooms
+CONTENTS = {"optlab", "optlab.__main__", "optlab.aliases"}  # they stand above all rooms
 
 
 def _sources(package: Path) -> dict[str, ast.Module]:
@@ -179,7 +179,7 @@ def test_no_module_has_the_name_of_a_function_in_it_or_above_it():
 
 
 def test_public_modules_stay_importable():
-    for name in "codecs", "testing", "lab":
+    for name in "codecs", "masks", "testing", "lab":
         assert inspect.ismodule(importlib.import_module(f"optlab.{name}"))
     assert importlib.import_module("optlab.codecs") is optlab.codecs
 
@@ -242,8 +242,10 @@ for name in ("explain", "compare", "identify", "check"):
     wanted = [f"optlab.{name} needs sympy: pip install 'optlab[explain]'" for name in names]
     for hiding in ('import sys; sys.modules["sympy"] = None', _hiding({"sympy"})):
         assert _printed_by(f"{hiding}\nimport optlab\n{asked_for}").splitlines() == wanted
-    with pytest.raises(AttributeError, match=r"^module 'optlab' has no attribute 'explian'$"):
+    with pytest.raises(AttributeError, match=r"^module 'optlab' has no attribute 'explian'; did you mean explain"):
         optlab.explian  # noqa: B018  # pyright: ignore
+    with pytest.raises(AttributeError, match=r"^module 'optlab' has no attribute '__wrapped__'$"):
+        optlab.__wrapped__  # noqa: B018  # pyright: ignore
 
 
 def test_a_star_import_gives_what_is_there():

@@ -36,3 +36,14 @@ def test_the_pinned_versions_are_among_those_that_are_asked_for():
 def test_torch_comes_with_its_own_extra_alone():
     assert [extra for extra, lines in EXTRAS.items() if "torch" in {line.name for line in lines}] == ["torch"]
     assert not any("torch" in line.extras for lines in EXTRAS.values() for line in lines)
+
+
+def test_the_page_on_versions_says_what_is_pinned_and_what_is_lowest():
+    page = " ".join((ROOT / "docs" / "versions.md").read_text().split())
+    pins = {_key(pin.name): next(iter(pin.specifier)).version for pin in PINNED}
+    bounds = [*map(Requirement, PROJECT["dependencies"]), *EXTRAS["lab"]]
+    lowest = {line.name: next(iter(line.specifier)).version for line in bounds if line.specifier}
+    assert f"JAX {pins['jax']}, optax {pins['optax']}, Flax {pins['flax']}" in page
+    assert f"torch {pins['torch']}" in page
+    assert f"JAX {lowest['jax']}, optax {lowest['optax']} and Flax {lowest['flax']}" in page
+    assert lowest["jax"] == lowest["jaxlib"]

@@ -1,7 +1,8 @@
 """A task that trains in milliseconds: a noisy line through two features, learnt from batches of four points.
 
-As a program, `python tiny.py FOLDER MOMENT` runs `STUDY` into a folder and kills itself at a moment: `progress:N` at
-the Nth progress, `save:N` before the file of the Nth chunk saved here gets its name, `saved:N` right after.
+As a program, `python tiny.py FOLDER MOMENT` runs `STUDY` into a folder, without figures, and kills itself at a moment:
+`progress:N` at the Nth progress, `save:N` before the file of the Nth chunk saved here gets its name, `saved:N` right
+after, and `write:FILE` and `wrote:FILE` so for the file of that name.
 """
 
 import math
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optlab.lab import engine, plan
+from optlab.lab import engine, plan, report
 from optlab.lab.study import Study
 from optlab.lab.tasks import Task
 
@@ -103,16 +104,16 @@ def _killing(moment: str) -> tuple[Callable[[Any], None], Callable[..., None]]:
 
     def progress(_: Any) -> None:
         seen["progress"] += 1
-        if kind == "progress" and seen["progress"] == int(at):
+        if kind == "progress" and at == str(seen["progress"]):
             kill()
 
     def replace(source: Path, target: Path, replace: Callable[..., None] = os.replace) -> None:
         seen["save"] += target.suffix == ".npz"
-        now = target.suffix == ".npz" and seen["save"] == int(at)
-        if now and kind == "save":
+        now = target.name == at or (target.suffix == ".npz" and at == str(seen["save"]))
+        if now and kind in ("save", "write"):
             kill()
         replace(source, target)
-        if now and kind == "saved":
+        if now and kind in ("saved", "wrote"):
             kill()
 
     return progress, replace
@@ -121,5 +122,6 @@ def _killing(moment: str) -> tuple[Callable[[Any], None], Callable[..., None]]:
 if __name__ == "__main__":
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     use(devices=2, runs=2)
+    report.FIGURES.clear()
     progress, os.replace = _killing(sys.argv[2])
     engine.run(STUDY, Path(sys.argv[1]), progress)

@@ -2,7 +2,8 @@
 
 from optlab.algebra.combinators import chain, divide, identity
 from optlab.algebra.drawing import draw
-from optlab.algebra.lifting import Rule, State
+from optlab.algebra.lifting import State
+from optlab.algebra.rules import Rule
 from optlab.algebra.transform import Transform, atom
 
 __all__ = ["Rule", "State", "Transform", "atom", "chain", "divide", "draw", "identity"]

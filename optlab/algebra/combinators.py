@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optlab.algebra import lifting
 from optlab.algebra.hyperparameters import is_traced
-from optlab.algebra.lifting import Rule, Slots
+from optlab.algebra.rules import Rule, Slots, no_slots, wide, widened
 from optlab.algebra.transform import Transform, atom, describe, lifted, name_of, require_params
 from optlab.outside import optax_internals
 
@@ -55,7 +54,7 @@ def chain(*links: optax.GradientTransformation) -> Transform:
         for stage in stages:
             states.append(stage.init(params))
             if isinstance(stage, Transform):  # updates leave it in the dtype of the statistics
-                params = jax.tree.map(lifting.widened, params)
+                params = jax.tree.map(widened, params)
         return tuple(states)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -133,7 +132,7 @@ def _chain_rule(rules: Sequence[Rule]) -> Rule:
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
         new_slots: Slots = {}
         for rule in rules:
-            own_names = list(jax.eval_shape(rule.init, u)) if rule.init is not lifting.no_slots else []
+            own_names = list(jax.eval_shape(rule.init, u)) if rule.init is not no_slots else []
             names = _names_beside(new_slots, own_names)
             u, own = rule.update(u, {mine: slots[name] for mine, name in zip(own_names, names, strict=True)}, w, t)
             new_slots |= {name: own[mine] for mine, name in zip(own_names, names, strict=True)}
@@ -141,7 +140,7 @@ def _chain_rule(rules: Sequence[Rule]) -> Rule:
 
     return Rule(
         update,
-        init if any(rule.init is not lifting.no_slots for rule in rules) else lifting.no_slots,
+        init if any(rule.init is not no_slots for rule in rules) else no_slots,
         elementwise=all(rule.elementwise for rule in rules),
         needs_params=any(rule.needs_params for rule in rules),
     )
@@ -190,7 +189,7 @@ def _divide_rule(numerator: Rule, denominator: Rule) -> Rule:
 
 
 def _wide_quotient(dividend: jax.Array, divisor: jax.Array) -> jax.Array:
-    dividend = dividend.astype(lifting.wide(dividend.dtype))
+    dividend = dividend.astype(wide(dividend.dtype))
     return dividend / divisor.astype(dividend.dtype)
 
 

@@ -1,9 +1,12 @@
 """What a hyperparameter may be: one table of standard names and ranges, checked where a transform is built."""
 
+import contextlib
 import functools
 import inspect
 import math
 import numbers
+import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -11,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optlab.algebra import spellings
 from optlab.algebra.operands import Number
-from optlab.outside.jax_internals import is_traced
+from optlab.outside.jax_internals import function_of, is_traced
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,12 +53,19 @@ def canonical(value: Any) -> Any:
     """Host numbers become Python floats, so that equal transforms hold equal values."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
+    if (isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)) or _is_foreign_number(value):
         try:
             return float(value)
         except OverflowError:  # of a whole number
             return math.inf if value == abs(value) else -math.inf
     return value
+
+
+def _is_foreign_number(value: Any) -> bool:
+    """Whether it is a scalar such as bfloat16, which NumPy has from elsewhere and doesn't register as a number."""
+    return isinstance(value, np.generic) and any(
+        jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)
+    )
 
 
 def check(owner: str, name: str, value: Any, allowed: Range | None = None) -> None:
@@ -71,23 +82,86 @@ def check(owner: str, name: str, value: Any, allowed: Range | None = None) -> No
     if callable(value):
         if not allowed.schedule:
             raise TypeError(f"{wanted}, got the function {getattr(value, '__name__', value)!r}")
+        begins = _first_number(value)
+        if begins is not None and not allowed.holds(begins):
+            raise ValueError(f"{wanted}, got a schedule that begins at {begins:g}")
         return
+    rounded = ""
     if isinstance(value, jax.Array):
         if not _is_real_number(value):
             raise ValueError(f"{wanted}, as one real number, got an array {value.dtype}{list(value.shape)}")
+        if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
+            remedy = "give it in float32: optax.inject_hyperparams takes hyperparam_dtype=jnp.float32"
+            rounded = f" in {value.dtype}; {remedy}"
         if is_traced(value):
+            if rounded and allowed is _UNIT:
+                raise ValueError(f"{wanted}, got a traced one, of which those near 1 are 1{rounded}")
             return
         value = float(value)
     if not isinstance(value, float):
-        raise TypeError(f"{wanted}, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{wanted}, got {_short(value)} ({type(value).__name__})")
     if not allowed.holds(value):
-        raise ValueError(f"{wanted}, got {value!r}")
+        raise ValueError(f"{wanted}, got {value!r}{rounded}")
+    single = _single(value)
+    if allowed is _UNIT or single == value or jax.config.read("jax_enable_x64"):  # a decay is rounded where weights are
+        return
+    if single == 0 or not allowed.holds(single):
+        raise ValueError(f"{wanted}, got {value!r}, which is {single:g} in float32")
+
+
+def _short(value: Any) -> str:
+    """A value as an error says it; of a tree of weights it would be pages."""
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:60]}..."
+
+
+def _single(value: float) -> float:
+    """The number in float32, where processors take what is below its smallest normal for 0."""
+    if abs(value) < float(jnp.finfo(jnp.float32).tiny):
+        return 0.0
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def _first_number(schedule: Callable[[Any], Any]) -> float | None:
+    """What a schedule gives before the first step, if that can be seen without the program that it is for."""
+    if isinstance(schedule, CheckedSchedule):
+        return None
+    try:
+        return _first_numbers[schedule]
+    except (KeyError, TypeError):
+        pass
+    begins = None
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # whatever it needs a trace, or a step, for
+        warnings.simplefilter("ignore")
+        traced = jax.make_jaxpr(schedule)(np.int32(0))
+        if not any(map(is_traced, traced.consts)):
+            with jax.ensure_compile_time_eval():
+                (value,) = jax.jit(function_of(traced.jaxpr, traced.consts))(np.int32(0))
+            begins = float(value) if _is_real_number(value) else None
+    with contextlib.suppress(TypeError):  # it does not hash, or can't be referred to weakly
+        _first_numbers[schedule] = begins
+    return begins
+
+
+_first_numbers: weakref.WeakKeyDictionary[Any, float | None] = weakref.WeakKeyDictionary()
+
+
+class CheckedSchedule:
+    """A schedule of which what it is made of was checked already."""
 
 
 def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuses a `value` that is none of the `choices`."""
     if value not in choices:
         raise ValueError(f"{owner}: {name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_whole(owner: str, name: str, value: Any, least: int) -> int:
+    """`value` as a Python integer, refused if it is no integer of at least `least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{owner}: {name} must be a whole number >= {least}, got {value!r}")
+    return int(value)
 
 
 def check_seed(owner: str, value: Any) -> None:
@@ -112,11 +186,14 @@ def bind(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> inspect.
     """The canonical, checked arguments of a call of `function`, defaults filled in."""
     owner, signature = function.__name__, inspect.signature(function)
     if unknown := kwargs.keys() - signature.parameters.keys():
-        raise TypeError(f"{owner}: no argument {min(unknown)!r}; it takes {', '.join(signature.parameters)}")
+        name = min(unknown)
+        raise TypeError(f"{owner}: no argument {name!r}; {spellings.advice(owner, name, list(signature.parameters))}")
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise TypeError(f"{owner}: {error}") from None
+        by_name = [name for name, taken in signature.parameters.items() if taken.kind is taken.KEYWORD_ONLY]
+        hint = f"; by name only: {', '.join(by_name)}" if by_name and "too many" in str(error) else ""
+        raise TypeError(f"{owner}: {error}{hint}") from None
     bound.apply_defaults()
     for name in bound.arguments.keys() & RANGES.keys():
         bound.arguments[name] = canonical(bound.arguments[name])

@@ -1,11 +1,9 @@
 """From one weight to trees of parameters: one pass over the leaves, one compiled program per kind of leaf."""
 
-import dataclasses
 import functools
-import inspect
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,47 +12,10 @@ import optax
 
 from optlab.algebra import placing, trees
 from optlab.algebra.hyperparameters import Schedule
-from optlab.algebra.operands import Recipe, Table, values
-from optlab.outside import optax_internals
-
-Slots = dict[str, Any]
-
-
-def no_slots(w: jax.Array) -> Slots:
-    """`init` of a rule that remembers nothing."""
-    del w
-    return {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """The recurrence of one weight, as a paper writes it; an array is many weights at once.
-
-    Attributes:
-      update: `update(u, slots, w, t) -> (u, slots)`. From the incoming update `u`, the slots, the weight `w` and the
-        1-based step `t` (int32 scalar), the outgoing update and the new slots. `u` and `w` come in the dtype of the
-        statistics: float32, or wider for wider weights; `w` is None when the caller gave no params.
-      init: `init(w) -> slots`, a dict of arrays under names that say what they are. `w` comes in the dtype in which
-        `u` will; a slot that starts as `w` must be a copy of it, or the two can't be donated together.
-      elementwise: whether every weight goes its own way; False for a rule that mixes the values of a leaf.
-      needs_params: whether `update` reads `w`.
-      descends: whether updates leave as steps, to be added to the weights: a learning rate turns their sign.
-      pulls: what it does to the weights beside the update that it passes on. "up" adds some of them, which shrinks
-        them if a learning rate follows; "down" takes some away, which does behind it.
-      compares_signs: whether it compares the sign of `u` with that of `w`, so that no learning rate may stand before.
-      averages: the decay of the average from zero that leaves as it is, not yet corrected; None for all other rules.
-      corrects: the decay of the average that it corrects; None for all other rules.
-    """
-
-    update: Callable[[Any, Slots, Any, Any], tuple[Any, Slots]]
-    init: Callable[[Any], Slots] = no_slots
-    elementwise: bool = True
-    needs_params: bool = False
-    descends: bool = False
-    pulls: Literal["up", "down"] | None = None
-    compares_signs: bool = False
-    averages: Any = None
-    corrects: Any = None
+from optlab.algebra.operands import Recipe, Table, spare_operands, values
+from optlab.algebra.rules import LeafError, Rule, Slots, applied, require_array, statistics_dtype, widened
+from optlab.algebra.slots import Layout, own_slots, united
+from optlab.outside import jax_internals, optax_internals
 
 
 class State(NamedTuple):
@@ -99,10 +60,6 @@ class Program(NamedTuple):
     seeded: bool
 
 
-class LeafError(ValueError):
-    """Something is wrong with one leaf; whoever knows its path adds it."""
-
-
 def init(program: Program, params: Any) -> State:
     """The state of a transform of `params`, one leaf after the other."""
     if optax_internals.stands_for_params(params):
@@ -116,7 +73,8 @@ def init(program: Program, params: Any) -> State:
         for w, bits in zip(leaves, all_bits, strict=True):
             of_leaves.append(placing.where_it_lies(w, rules[bits].init(widened(w))))
     except LeafError as error:
-        raise ValueError(f"{program.name}: params at {trees.path_of(params, len(of_leaves))}: {error}") from None
+        place = f"params at {trees.path_of(params, len(of_leaves))}"
+        raise ValueError(_placed(program.name, place, error)) from None
     layout = _slot_layout(program, leaves)
     return State(jnp.zeros((), jnp.int32), layout.trees(treedef, list(map(layout.flat, of_leaves))))
 
@@ -128,7 +86,7 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
     layout = _slot_layout(program, us)
     columns = _slot_columns(program.name, layout, updates, state)
     all_bits = _mask_bits(program, updates if params is None else params)
-    kernels = {bits: _kernel(program.skeleton, len(program.numbers), layout, bits) for bits in set(all_bits)}
+    kernels = {bits: _kernel(program.skeleton, layout, bits) for bits in set(all_bits)}
     t = next_step(program.name, state.count)
     operands = tuple(value.at(t) if isinstance(value, Schedule) else value for value in program.operands)
     outs: list[jax.Array] = []
@@ -136,19 +94,53 @@ def update(program: Program, updates: Any, state: State, params: Any) -> tuple[A
     slots_of_leaves = zip(*columns, strict=True) if columns else itertools.repeat(())
     try:
         for leaf, (u, w, slots, bits) in enumerate(zip(us, ws, slots_of_leaves, all_bits, strict=False)):
-            _require_array(u)
+            require_array(u)
             if w is not None:
-                _require_array(w)
+                require_array(w)
             number = np.uint32(leaf) if program.seeded else None
             out, slots = kernels[bits](program.numbers, operands, u, slots, w, t, number)
             outs.append(out)
             rows.append(slots)
     except LeafError as error:
-        raise ValueError(f"{program.name}: at {trees.path_of(updates, len(rows))}: {error}") from None
+        raise ValueError(_placed(program.name, f"at {trees.path_of(updates, len(rows))}", error)) from None
     return treedef.unflatten(outs), State(t, layout.trees(treedef, rows))
 
 
+def _placed(owner: str, place: str, error: LeafError) -> str:
+    return f"{owner}: {place}: {str(error).removeprefix(f'{owner}: ')}"
+
+
 # One leaf -----------------------------------------------------------------------------------------------------------
+
+
+class _OfAllNumbers:
+    """The program of one kind of leaf, given what stands for the Python floats.
+
+    Args:
+      recipes: how the first operands come from the floats.
+      traced: what the program does, with spare operands behind those.
+      treedef: of what it gives.
+    """
+
+    def __init__(self, recipes: Sequence[Recipe], traced: Any, treedef: Any) -> None:
+        self._recipes = tuple(recipes)
+        self.operands = functools.lru_cache(maxsize=64)(self._operands)
+        spare = spare_operands()[len(recipes) :]
+        compute = jax_internals.jaxpr_as_fun(traced)
+
+        def program(operands: Sequence[Any], *leaf: Any) -> Any:
+            return treedef.unflatten(compute(*operands, *spare, *jax.tree.leaves(leaf)))
+
+        self.compiled = jax.jit(program)
+
+    def _operands(self, numbers: tuple[float, ...]) -> tuple[np.ndarray, ...] | None:
+        """None where the arithmetic fails, as a quotient by 0.0 does on the host and does not on a device."""
+        try:
+            return values(self._recipes, numbers)
+        except LeafError:
+            raise
+        except (ArithmeticError, ValueError):
+            return None
 
 
 class _Kernel:
@@ -157,50 +149,50 @@ class _Kernel:
     A rule that does more with them than arithmetic, as `if b1 > 0` does, has a program for each.
     """
 
-    def __init__(self, skeleton: Skeleton, count: int, layout: "Layout", bits: tuple[bool, ...]) -> None:
+    def __init__(self, skeleton: Skeleton, layout: "Layout", bits: tuple[bool, ...]) -> None:
         self._skeleton, self._layout, self._bits = skeleton, layout, bits
-        self._recipes: dict[Any, Sequence[Recipe] | None] = {}
-        self._values = functools.lru_cache(maxsize=64)(self._values_of)
-        self._of_all = jax.jit(_anywhere(lambda values, *leaf: self._update(Table((), values).numbers(count), *leaf)))
+        self._programs: dict[Hashable, _OfAllNumbers | None] = {}
         self._of_these = functools.lru_cache(maxsize=64)(
             lambda numbers: jax.jit(_anywhere(functools.partial(self._update, numbers)))
         )
 
     def __call__(self, numbers: tuple[float, ...], *leaf: Any) -> tuple[jax.Array, list[Any]]:
         """The outgoing update and the new slots of `leaf`; slots go in and out flat, as the layout flattens them."""
-        types = tuple(map(jax.typeof, jax.tree.leaves(leaf[1:4])))
-        if types not in self._recipes:
-            self._recipes[types] = self._recipes_of(numbers, *leaf)
-        values = self._values(numbers, types, jax.config.read("jax_enable_x64"))
-        return self._of_these(numbers)(*leaf) if values is None else self._of_all(values, *leaf)
+        if not numbers or jax_internals.jit_is_off():
+            return self._of_these(numbers)(*leaf)
+        types = (*map(jax.typeof, jax.tree.leaves(leaf)), *jax_internals.trace_settings())
+        if types not in self._programs:
+            self._programs[types] = self._of_all(numbers, *leaf)
+        program = self._programs[types]
+        served = None if program is None else program.operands(numbers)
+        return self._of_these(numbers)(*leaf) if program is None or served is None else program.compiled(served, *leaf)
 
-    def _recipes_of(self, numbers: tuple[float, ...], *leaf: Any) -> Sequence[Recipe] | None:
-        """What a program for all numbers is given in their place; None if there can't be one."""
-        table = Table(numbers)
+    def _of_all(self, numbers: tuple[float, ...], *leaf: Any) -> "_OfAllNumbers | None":
+        """A program for all numbers, if there can be one; traced with more operands than it will need."""
+        recipes: list[Recipe] = []
+
+        def update(operands: Sequence[Any], *leaf: Any) -> tuple[jax.Array, list[Any]]:
+            table = Table(operands, recipes)
+            return self._update(table.numbers(len(numbers)), *leaf)
+
         try:
-            jax.eval_shape(_anywhere(functools.partial(self._update, table.numbers(len(numbers)))), *leaf)
-        except Exception:  # whatever the rule needs the float itself for; its own errors are said by the second trace
-            jax.eval_shape(_anywhere(functools.partial(self._update, numbers)), *leaf)
+            traced, shape = jax.make_jaxpr(_anywhere(update), return_shape=True)(spare_operands(), *leaf)
+            return _OfAllNumbers(recipes, traced, jax.tree.structure(shape))
+        except Exception:  # whatever the rule needs the float itself for; its own errors are said where it has it
             return None
-        return table.recipes
-
-    def _values_of(self, numbers: tuple[float, ...], types: Any, x64: bool) -> tuple[np.ndarray, ...] | None:
-        del x64  # which decides what they are rounded to
-        recipes = self._recipes[types]
-        return None if recipes is None else values(recipes, numbers)
 
     def _update(
         self, numbers: Sequence[Any], operands: Any, u: Any, flat_slots: Sequence[Any], w: Any, t: jax.Array, leaf: Any
     ) -> tuple[jax.Array, list[Any]]:
         rule = self._skeleton.rule(numbers, operands, self._bits, leaf)
         slots = self._layout.structure.unflatten(flat_slots)
-        dtype = _statistics_dtype(u, slots, w)
+        dtype = statistics_dtype(u, slots, w)
         if w is not None:
             if u.shape != w.shape:
                 raise LeafError(f"updates have shape {u.shape}, params {w.shape}")
             w = w.astype(dtype)
         u = u.astype(dtype)
-        out, slots = applied(rule, u, _own_slots(jax.eval_shape(rule.init, u), slots), w, t)
+        out, slots = applied(rule, u, own_slots(jax.eval_shape(rule.init, u), slots), w, t)
         return out, self._layout.flat(slots)
 
 
@@ -217,130 +209,7 @@ def _anywhere(update: Callable[..., Any]) -> Callable[..., Any]:
 _kernel = functools.lru_cache(maxsize=4096)(_Kernel)
 
 
-def named(name: str, rule: Rule) -> Rule:
-    """`rule` with errors that say whose rule it is, and what to do where it was written otherwise than rules are."""
-    for what, function, arguments in ("update", rule.update, "(u, slots, w, t)"), ("init", rule.init, "(w)"):
-        try:
-            inspect.signature(function).bind(*arguments.split(","))
-        except TypeError:
-            raise TypeError(
-                f"{name}: {what} must be called as {what}{arguments}, got {what}{inspect.signature(function)}"
-            ) from None
-        except ValueError:  # a built-in without a signature
-            continue
-
-    def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
-        try:
-            return applied(rule, u, slots, w, t)
-        except LeafError as error:
-            raise LeafError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
-        except jax.errors.ConcretizationTypeError as error:
-            raise LeafError(
-                f"{name}: its update asks for the value of a traced array, as a Python `if` does; write "
-                "jnp.where(condition, a, b)"
-            ) from error
-        except (AttributeError, TypeError) as error:
-            if w is not None:
-                raise
-            raise LeafError(
-                f"{name}: its update reads the weights, which are None where update(updates, state) is called "
-                "without them; give its Rule needs_params=True, and call update(updates, state, params)"
-            ) from error
-
-    def init(w: Any) -> Slots:
-        slots = rule.init(w)
-        if not isinstance(slots, dict):
-            raise LeafError(f"{name}: init must return a dict of slots, got {type(slots).__name__}")
-        return slots
-
-    return dataclasses.replace(rule, update=update, init=no_slots if rule.init is no_slots else init)
-
-
-def applied(rule: Rule, u: Any, slots: Slots, w: Any, t: Any) -> tuple[jax.Array, Slots]:
-    """One step of a rule, whose slots keep their types, refused if it returns anything but what it was given."""
-    out, new_slots = _returned(rule.update(u, slots, w, t), u.dtype)
-    if out.shape != u.shape:
-        raise LeafError(f"the rule returned updates of shape {out.shape} for weights of shape {u.shape}")
-    if jax.tree.structure(new_slots) != jax.tree.structure(slots):
-        raise LeafError(f"the rule returned slots {sorted(new_slots)} where it had {sorted(slots)}")
-    return out, jax.tree_util.tree_map_with_path(_as_before, new_slots, slots)
-
-
-def _returned(result: Any, dtype: Any) -> tuple[jax.Array, Slots]:
-    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
-        raise LeafError(f"the rule must return (updates, dict of slots), got {type(result).__name__}")
-    out = result[0] if hasattr(result[0], "dtype") else jnp.asarray(result[0], dtype)
-    return out, result[1]
-
-
-def _as_before(path: Any, new: Any, old: jax.Array) -> jax.Array:
-    if jnp.shape(new) != old.shape:
-        raise LeafError(f"the rule returned a slot of shape {jnp.shape(new)} where it had one of shape {old.shape}")
-    new = jnp.asarray(new)
-    if jnp.issubdtype(new.dtype, jnp.inexact) and not jnp.issubdtype(old.dtype, jnp.inexact):
-        raise LeafError(
-            f"the rule returned {new.dtype} for the slot {jax.tree_util.keystr(path)}, which began as {old.dtype} and "
-            f"would lose what is behind the point; let init begin it as a float, or return {old.dtype}"
-        )
-    return new.astype(old.dtype)
-
-
-def wide(dtype: Any) -> np.dtype:
-    """The dtype of the statistics of a weight of `dtype`: at least single precision.
-
-    Raises:
-      LeafError: neither floating-point nor complex.
-    """
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise LeafError(
-            f"dtype {dtype} is neither floating-point nor complex; "
-            "leave it out with optax.masked, optax.partition or your framework's filter"
-        )
-    return np.dtype(dtype) if dtype.itemsize >= 4 else np.dtype(jnp.float32)
-
-
-def _statistics_dtype(u: jax.Array, slots: Slots, w: jax.Array | None) -> np.dtype:
-    incoming = wide(u.dtype)
-    if w is not None:
-        dtype = wide(w.dtype)
-        if jnp.issubdtype(incoming, jnp.complexfloating) and not jnp.issubdtype(dtype, jnp.complexfloating):
-            raise LeafError(f"updates are complex ({u.dtype}), params are real ({w.dtype})")
-        return dtype
-    kept = [slot.dtype for slot in jax.tree.leaves(slots) if jnp.issubdtype(slot.dtype, jnp.inexact)]
-    if not kept:
-        return incoming
-    double = max(jnp.finfo(dtype).bits for dtype in kept) > 32
-    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in (incoming, *kept)):
-        return np.dtype(jnp.complex128 if double else jnp.complex64)
-    return np.dtype(jnp.float64 if double else jnp.float32)
-
-
-def widened(w: Any) -> Any:
-    """A weight in the dtype of its statistics."""
-    if isinstance(w, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(w.shape, wide(w.dtype), sharding=w.sharding)
-    _require_array(w)
-    w = jnp.asarray(w)
-    return w.astype(wide(w.dtype))
-
-
 # Slots --------------------------------------------------------------------------------------------------------------
-
-
-class Layout(NamedTuple):
-    """The slots that any leaf has, as a tree structure; a leaf without one of them has a `MaskedNode` there."""
-
-    structure: Any
-
-    def flat(self, slots: Slots) -> list[Any]:
-        """The slots of one leaf."""
-        every = self.structure.unflatten(range(self.structure.num_leaves))
-        return jax.tree.leaves(_completed(slots, every), is_leaf=trees.is_masked)
-
-    def trees(self, treedef: Any, rows: Sequence[Sequence[Any]]) -> Slots:
-        """Rows of slots, one per leaf, as one tree per slot."""
-        columns = zip(*rows, strict=True) if rows else [()] * self.structure.num_leaves
-        return self.structure.unflatten([treedef.unflatten(column) for column in columns])
 
 
 def _slot_layout(program: Program, leaves: Sequence[Any]) -> Layout:
@@ -363,7 +232,7 @@ def _cached_slot_layout(
         leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
         return jax.eval_shape(lambda w, given: skeleton.rule(numbers, given, (True,) * masks).init(w), leaf, operands)
 
-    every = functools.reduce(_united, map(slots, sorted(shapes)))
+    every = functools.reduce(united, map(slots, sorted(shapes)))
     return Layout(jax.tree.structure(every, is_leaf=trees.is_masked))
 
 
@@ -381,48 +250,6 @@ def _places_of(program: Program, params: Any) -> Slots:
 
 
 _LARGE = (2**30,), (2**20, 2**20)  # so that whatever asks for a size finds it
-
-
-def _united(one: Any, other: Any) -> Any:
-    """The slots of two leaves together."""
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return one
-    shared = {name: _united(below, other[name]) for name, below in one.items() if name in other}
-    return one | other | shared
-
-
-def _completed(slots: Any, every: Any) -> Any:
-    """The slots of one leaf with all names in `every`."""
-    if not isinstance(slots, dict) or not isinstance(every, dict):
-        return slots
-    missing = jax.tree.map(lambda _: optax.MaskedNode(), {name: every[name] for name in every.keys() - slots.keys()})
-    return {name: _completed(below, every.get(name)) for name, below in slots.items()} | missing
-
-
-def _own_slots(wanted: Any, slots: Slots) -> Slots:
-    """The slots that a leaf has, which must be as its weights need them."""
-    own = _without_masked(slots, wanted)
-    flat, treedef = jax.tree_util.tree_flatten_with_path(own)
-    if treedef != jax.tree.structure(wanted):
-        raise LeafError(f"the slots are {treedef} where these weights need {jax.tree.structure(wanted)}")
-    for (path, slot), needed in zip(flat, jax.tree.leaves(wanted), strict=True):
-        if slot.shape != needed.shape or slot.dtype != needed.dtype:
-            raise LeafError(
-                f"slot {jax.tree_util.keystr(path)} is {trees.said(slot)} where these weights need "
-                f"{trees.said(needed)}; is the state of other parameters? call init(params) anew"
-            )
-    return own
-
-
-def _without_masked(slots: Any, wanted: Any) -> Any:
-    """`slots` without those that only other leaves have."""
-    if not isinstance(slots, dict) or not isinstance(wanted, dict):
-        return slots
-    return {
-        name: _without_masked(below, wanted.get(name))
-        for name, below in slots.items()
-        if name in wanted or not all(map(trees.is_masked, jax.tree.leaves(below, is_leaf=trees.is_masked)))
-    }
 
 
 def _slot_columns(owner: str, layout: Layout, updates: Any, state: Any) -> list[list[Any]]:
@@ -452,8 +279,3 @@ def _mask_bits(program: Program, params: Any) -> list[tuple[bool, ...]]:
     count = len(jax.tree.leaves(params))
     columns = [trees.mask_column(program.name, mask, params) for mask in program.masks]
     return list(zip(*columns, strict=True)) if columns else [()] * count
-
-
-def _require_array(x: Any) -> None:
-    if not hasattr(x, "dtype") and not isinstance(x, int | float | complex):
-        raise LeafError(f"expected an array, got {type(x).__name__}")

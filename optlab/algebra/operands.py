@@ -19,28 +19,32 @@ class Table:
     """The operands of one program: how each comes from the Python floats, in the order in which a trace needs them.
 
     Args:
-      floats: the hyperparameters.
-      operands: None while a first trace finds out what is needed, and gets the numbers themselves.
+      operands: more of them than are needed.
+      recipes: of those that are taken, which the trace adds.
     """
 
-    def __init__(self, floats: Sequence[float], operands: Sequence[Any] | None = None) -> None:
-        self.floats = floats
-        self.recipes: list[Recipe] = []
+    def __init__(self, operands: Sequence[Any], recipes: list[Recipe]) -> None:
         self._operands = operands
+        self._recipes = recipes
 
     def numbers(self, count: int) -> list["Number"]:
         """The hyperparameters as a rule is given them."""
         return [Number(self, operator.itemgetter(place)) for place in range(count)]
 
     def operand(self, recipe: Recipe) -> Any:
-        self.recipes.append(recipe)
-        if self._operands is None:
-            return jnp.asarray(recipe(self.floats), float)
-        return self._operands[len(self.recipes) - 1]
+        self._recipes.append(recipe)
+        if len(self._recipes) > len(self._operands):
+            raise NotArithmetic(f"more than {len(self._operands)} operands")
+        return self._operands[len(self._recipes) - 1]
+
+
+def spare_operands() -> tuple[np.ndarray, ...]:
+    """Operands to trace with, before it is known how many there will be."""
+    return (np.zeros((), jax.dtypes.canonicalize_dtype(float)),) * 128
 
 
 def values(recipes: Sequence[Recipe], floats: Sequence[float]) -> tuple[np.ndarray, ...]:
-    """The operands for other floats: computed on the host in float64, and rounded once."""
+    """The operands for these floats: computed on the host in float64, and rounded once."""
     dtype = jax.dtypes.canonicalize_dtype(float)
     return tuple(np.asarray(recipe(floats), dtype) for recipe in recipes)
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optlab.algebra import hyperparameters, lifting, noise
+from optlab.algebra import hyperparameters, lifting, noise, rules
 from optlab.outside import optax_internals
 
 P = ParamSpec("P")
@@ -36,7 +37,7 @@ class Transform(optax.GradientTransformationExtraArgs):
 
     hyperparams: Mapping[str, Any]
     parts: tuple[optax.GradientTransformation, ...]
-    rule: lifting.Rule | None
+    rule: rules.Rule | None
     reads_as: optax.GradientTransformation | None
     maker: Callable[..., "Transform"]
 
@@ -48,7 +49,7 @@ class Transform(optax.GradientTransformationExtraArgs):
         maker: Callable[..., "Transform"] | None = None,
         hyperparams: Mapping[str, Any] | None = None,
         parts: Sequence[optax.GradientTransformation] = (),
-        rule: lifting.Rule | None = None,
+        rule: rules.Rule | None = None,
         reads_as: optax.GradientTransformation | None = None,
     ) -> "Transform":
         if maker is None:  # two functions alone, as when JAX maps over the leaves of a tree that holds a transform
@@ -158,10 +159,13 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, jax.Array | np.ndarray):
         host = np.asarray(value)
         return (host.dtype.name, host.shape, host.tobytes())
-    if _is_hashable(value):
-        return (type(value), value)
     leaves, treedef = jax.tree.flatten(value)
-    return (treedef, *map(frozen, leaves))
+    if treedef != _LEAF:
+        return (treedef, *map(frozen, leaves))
+    return (type(value), value if _is_hashable(value) else id(value))
+
+
+_LEAF = jax.tree.structure(0)
 
 
 # Making a transform of a rule ---------------------------------------------------------------------------------------
@@ -169,7 +173,7 @@ def frozen(value: Any) -> Hashable:
 
 def lifted(
     maker: Callable[..., Transform],
-    rule: lifting.Rule,
+    rule: rules.Rule,
     *,
     hyperparams: Mapping[str, Any] | None = None,
     parts: Sequence[optax.GradientTransformation] = (),
@@ -189,16 +193,17 @@ def lifted(
     return tx
 
 
-def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
+def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
     """Makes a transform of a function from hyperparameters to a `Rule`: a decorator.
 
     The function's name is the transform's, its arguments are the hyperparameters; those of standard names (`decay`,
     `eps`, `learning_rate`, ...) are checked. An argument called `mask` is taken care of: a tree of booleans shaped
-    like the parameters or a prefix of it, or a function of the parameters that gives one. Where it is False, the atom
-    passes updates through and keeps no slots; a tree is copied, so that what is changed in it afterwards changes
-    nothing here. So is an integer called `seed`, from 0 to 2**32 - 1: for every leaf, and
-    every link that has one, it arrives as another uint32, from which and from `t` the rule may draw random numbers;
-    links that optax combines, each a transform to itself, need seeds of their own for that.
+    like the parameters or a prefix of it, such as a module of booleans, or a function of the parameters that gives one,
+    such as those of `optlab.masks`. Where it is False, the atom passes updates through and keeps no slots; a tree is
+    copied, so that what is changed in it afterwards changes nothing here. So is an integer called `seed`, from 0 to
+    2**32 - 1: for every leaf, and every link that has one, it arrives as another uint32, from which and from `t` the
+    rule may draw random numbers; links that optax combines, each a transform to itself, need seeds of their own for
+    that.
 
     A new atom, whole:
 
@@ -228,9 +233,9 @@ def atom(make: Callable[P, lifting.Rule]) -> Callable[P, Transform]:
         if "mask" in bound.arguments:
             bound.arguments["mask"] = _own_copy(bound.arguments["mask"])
         rule = make(*bound.args, **bound.kwargs)
-        if not isinstance(rule, lifting.Rule):
+        if not isinstance(rule, rules.Rule):
             raise TypeError(f"{make.__name__}: an atom must return an optlab.Rule, got {type(rule).__name__}")
-        return lifted(maker, lifting.named(make.__name__, rule), hyperparams=bound.arguments)
+        return lifted(maker, rules.named(make.__name__, rule), hyperparams=bound.arguments)
 
     return maker
 
@@ -277,9 +282,7 @@ class Skeleton(NamedTuple):
     def seeded(self) -> bool:
         return any(name == "seed" for name, *_ in self.static) or any(part.seeded for part in self.parts)
 
-    def rule(
-        self, numbers: Sequence[Any], operands: Sequence[Any], bits: Sequence[bool], leaf: Any = 0
-    ) -> lifting.Rule:
+    def rule(self, numbers: Sequence[Any], operands: Sequence[Any], bits: Sequence[bool], leaf: Any = 0) -> rules.Rule:
         places = _Places(iter(numbers), iter(operands), iter(bits), itertools.count(), leaf)
         return _rule_of(self._transform(places))
 
@@ -313,7 +316,7 @@ def _split(tx: Transform) -> lifting.Program:
                 numbers.append(value)
                 value = _NUMBER
             elif isinstance(value, jax.Array):
-                operands.append(value)
+                operands.append(_in_single(value))
                 value = _OPERAND
             elif value is not None and hyperparameters.is_schedule(name, value):
                 operands.append(hyperparameters.Schedule(tx.name, value))
@@ -325,7 +328,13 @@ def _split(tx: Transform) -> lifting.Program:
     return lifting.Program(tx.name, whole, tuple(numbers), tuple(operands), tuple(masks), whole.seeded)
 
 
-def _rule_of(tx: Transform) -> lifting.Rule:
+def _in_single(value: jax.Array) -> jax.Array:
+    """A number in half precision in float32, which holds it too."""
+    half = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
+    return value.astype(jnp.float32) if half else value
+
+
+def _rule_of(tx: Transform) -> rules.Rule:
     assert tx.rule is not None
     return tx.rule
 
@@ -334,10 +343,10 @@ def passing(tx: Transform) -> Transform:
     """`tx` where its mask is False: the identity, with nothing in its slots."""
     rule = _rule_of(tx)
 
-    def init(w: jax.Array) -> lifting.Slots:
+    def init(w: jax.Array) -> rules.Slots:
         return jax.tree.map(lambda _: optax.MaskedNode(), jax.eval_shape(rule.init, w))
 
-    return lifted(passing, lifting.Rule(lambda u, slots, w, t: (u, slots), init), parts=(tx,))
+    return lifted(passing, rules.Rule(lambda u, slots, w, t: (u, slots), init), parts=(tx,))
 
 
 def require_params(tx: Transform, params: Any) -> None:

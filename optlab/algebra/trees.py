@@ -27,15 +27,55 @@ def mask_column(owner: str, mask: Any, params: Any) -> list[bool]:
     """A mask as one boolean per leaf of `params`."""
     if not jax.tree.leaves(params):
         return []
-    mask = mask(params) if callable(mask) else mask
+    mask = mask(params) if _is_function(mask) else mask
     try:
         column = jax.tree.leaves(jax.tree.broadcast(mask, params))
-    except ValueError as error:
-        raise ValueError(f"{owner}: the mask is no prefix of the parameters' tree: {error}") from None
+    except ValueError:
+        raise ValueError(
+            f"{owner}: the mask and the params differ first at {_misfit(mask, params)}; "
+            "optlab.masks makes masks for any params"
+        ) from None
     for number, bit in enumerate(column):
         if not isinstance(bit, bool | np.bool_):
             raise TypeError(f"{owner}: the mask at {path_of(params, number)} must be True or False, got {said(bit)}")
     return [bool(bit) for bit in column]
+
+
+def _is_function(mask: Any) -> bool:
+    """Whether a mask is to be called; a module may be called too, and is a tree where it holds anything."""
+    if not callable(mask) or isinstance(mask, jax.tree_util.Partial):
+        return callable(mask)
+    leaves = jax.tree.leaves(mask)
+    return not leaves or leaves[0] is mask
+
+
+def _misfit(mask: Any, params: Any, path: str = "") -> str | None:
+    """Where a mask first is no tree like `params`, and what both have there; None where it is one."""
+    ours, theirs = children(mask), children(params)
+    here = path or "the root"
+    if ours is None:  # one bit for all below
+        return None
+    if theirs is None or type(mask) is not type(params):
+        return f"{here}: {_kind(mask)} against {_kind(params)}"
+    for key in (*theirs, *ours):
+        if (key in ours) != (key in theirs):
+            in_mask, in_params = (_kind(tree[key]) if key in tree else "nothing" for tree in (ours, theirs))
+            return f"{path}{key}: {in_mask} against {in_params}"
+    if len({jax.tree.structure(tree, is_leaf=lambda x, tree=tree: x is not tree) for tree in (mask, params)}) > 1:
+        return f"{here}: {_kind(mask)} against another, which differs in what is no leaf"
+    return next((found for key in theirs if (found := _misfit(ours[key], theirs[key], path + key))), None)
+
+
+def children(tree: Any) -> dict[str, Any] | None:
+    """What stands right below, by the end of its path; None for a leaf."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
+    return None if flat and not flat[0][0] else {jax.tree_util.keystr(path): child for path, child in flat}
+
+
+def _kind(tree: Any) -> str:
+    if tree is None:
+        return "None"
+    return said(tree) if children(tree) is None else f"a {type(tree).__name__}"
 
 
 def matching_leaves(owner: str, updates: Any, other_name: str, other: Any) -> list[Any]:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from optlab.algebra.hyperparameters import Scalar, like
-from optlab.algebra.lifting import LeafError, Rule, Slots
 from optlab.algebra.operands import derived
+from optlab.algebra.rules import LeafError, Rule, Slots
 from optlab.algebra.transform import atom
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from optlab.algebra.hyperparameters import RATE, ScalarOrSchedule, canonical, check, number_at
+from optlab.algebra.hyperparameters import RATE, CheckedSchedule, ScalarOrSchedule, canonical, check, number_at
 from optlab.algebra.transform import frozen, literal
 
 
@@ -34,7 +34,7 @@ def product(*factors: ScalarOrSchedule) -> ScalarOrSchedule:
     return functools.reduce(operator.mul, numbers, 1.0) if len(numbers) == len(factors) else Product(factors)
 
 
-class Product:
+class Product(CheckedSchedule):
     """The schedule `count -> factors[0](count) * factors[1](count) * ...`; compares and hashes by value."""
 
     def __init__(self, factors: tuple[ScalarOrSchedule, ...]) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from optlab.algebra.hyperparameters import ScalarOrSchedule, at_step, like
-from optlab.algebra.lifting import Rule, Slots
+from optlab.algebra.rules import Rule, Slots
 from optlab.algebra.transform import atom
 
 

@@ -8,7 +8,7 @@ import optax
 
 from optlab.algebra.combinators import chain, divide, identity
 from optlab.algebra.hyperparameters import Scalar, checked, like
-from optlab.algebra.lifting import Rule, Slots
+from optlab.algebra.rules import Rule, Slots
 from optlab.algebra.transform import Transform, atom
 from optlab.atoms.averages import average, bias_correct, scale_by_ema, weight_sum
 

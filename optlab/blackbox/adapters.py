@@ -48,6 +48,12 @@ class Box:
         self._make = make
         self._is_torch = _is_torch_class(make)
         self._signature = _signature(make, self._is_torch)
+        self._joins = True
+
+    @property
+    def joins(self) -> bool:
+        """Whether one optimizer has all the arrays of a run; steps `(w, g) -> new w` have one each."""
+        return self._joins
 
     @property
     def takes_decay(self) -> bool:
@@ -114,7 +120,8 @@ class Box:
             if callable(getattr(made, "init", None)) and callable(getattr(made, "update", None)):
                 return _optax_step(made, start)
             if isinstance(start, dict) and callable(made):
-                alone = {name: self._make(*positional, **named) for name in list(start)}
+                self._joins = False
+                alone: dict[str, Any] = {name: self._make(*positional, **named) for name in list(start)}
                 return lambda w, g: {name: alone[name](w[name], g[name]) for name in w}
         except Exception as error:
             raise ValueError(

@@ -18,6 +18,7 @@ EPS_PLACES = {
     "both": "inside and outside the root",
     "both_uncorrected": "inside and outside the root, before the bias correction",
 }
+_GATES = {"cautious": "only where u*w >= 0", "stable": "divided by the root of the mean of v"}
 _SITES = {
     "none": "no decay",
     "update": "w - lr*(u + wd*w)",
@@ -60,7 +61,8 @@ class Card:
       coupling: what multiplies the decay, as a power of the learning rate: `lr`, `constant`, `lr^2`; `none` without
         decay.
       law: how a decoupled decay shrinks weights, `1 - decay`, `1/(1 + decay)` or `exp(-decay)`; else `-`.
-      gate: `cautious` where decay acts only on weights with `u*w >= 0`, else `none`.
+      gate: `cautious` where decay acts only on weights with `u*w >= 0`, `stable` where it is divided by the root of the
+        mean of all second moments, else `none`.
       values: recovered hyperparameters by name; `b2` belongs to the second moment.
       unidentifiable: hyperparameters that left no trace, and why.
       correction: which moments are corrected for their start at zero.
@@ -108,7 +110,7 @@ class Card:
         lines += [("known", known) for known in self.known]
         lines += [("decay", f"{self.site}: {_SITES[self.site]}{same}")]
         if self.site != "none":
-            gate = "" if self.gate == "none" else f", {self.gate}: only where u*w >= 0"
+            gate = "" if self.gate == "none" else f", {self.gate}: {_GATES[self.gate]}"
             law = "" if self.law == "-" else f", shrinks by {self.law}"
             lines += [("coupling", f"{self.coupling}{law}{gate}")]
         if self.core is not None:

@@ -176,8 +176,10 @@ def _of_the_decay(card: Card, standard: Standard) -> list[str]:
         found.append(f"{_WHERE[card.site]}; {standard.title} {does or _DOES[standard.site]}")
     elif card.site != "none" and card.coupling != standard.coupling:
         found.append(f"decay is multiplied by {card.coupling}; {standard.title} multiplies it by {standard.coupling}")
-    if card.gate != "none":
-        found.append(f"decay is {card.gate}, acting only where u·w ≥ 0; {standard.title} decays every weight")
+    if card.gate == "cautious":
+        found.append(f"decay is cautious, acting only where u·w ≥ 0; {standard.title} decays every weight")
+    if card.gate == "stable":
+        found.append(f"decay is divided by the root of the mean of v; {standard.title} decays by the rate alone")
     if standard.site in sites and card.law not in ("-", "1 - decay"):
         found.append(f"decay shrinks weights by {card.law}; {standard.title} by 1 - decay")
     return found

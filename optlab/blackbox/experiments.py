@@ -6,7 +6,7 @@ import numpy as np
 
 from optlab.blackbox.adapters import Box, Gradient, Leaves
 from optlab.blackbox.fitting import DOUBLE, SINGLE, Precision, Trajectory, rms
-from optlab.blackbox.probes import Probe, ladder
+from optlab.blackbox.probes import Probe, closed_loop, ladder
 
 STEPS, SHORT = 40, 12
 WATCHED = 240  # a model of single weights predicts each of them alone
@@ -49,18 +49,21 @@ class Experiments:
     ) -> dict[str, Trajectory]:
         """Arrays of several shapes in one optimizer; of a large one, `WATCHED` of its weights."""
         weights, grads = self.box.run_leaves(rate, decay, starts, gradient, steps)
+        flat = {name: each.reshape(steps, -1) for name, each in grads.items()}
+        together = np.concatenate(list(flat.values()), axis=1) if self.box.joins else None
         runs = {}
         for name, w in weights.items():
             some = np.linspace(0, starts[name].size - 1, min(starts[name].size, WATCHED)).astype(int)
-            watched, seen = (each.reshape(len(each), -1)[:, some] for each in (w, grads[name]))
-            runs[name] = Trajectory(watched, seen, self.precision)
+            everyone = flat[name] if together is None else together
+            runs[name] = Trajectory(w.reshape(steps + 1, -1)[:, some], flat[name][:, some], self.precision, everyone)
         return runs
 
     def at_rest(self) -> tuple["Experiments", Trajectory]:
         """The run without decay, if the box can do without, and these experiments at the box's precision."""
         run = self.run(self.rate, 0.0, self.probe)
         self._require_finite(run)
-        single = np.array_equal(run.w, run.w.astype(np.float32), equal_nan=True)
+        with np.errstate(over="ignore"):
+            single = np.array_equal(run.w, run.w.astype(np.float32), equal_nan=True)
         precision = SINGLE if single else DOUBLE
         run = Trajectory(run.w, run.g, precision)
         again = self.run(self.rate, 0.0, self.probe.first(SHORT))
@@ -105,10 +108,21 @@ class Experiments:
     def loudest(self) -> float:
         return max(LOUDER * self.decay, 100.0, 100 / self.rate)
 
-    def notices_decay(self, rest: Trajectory) -> bool:
-        """Whether any step of the ladder differs from that of `rest` at a decay too large to be lost beside it."""
+    def decaying(self, rest: Trajectory) -> str:
+        """Whether a step of any weight differs from that without decay, at a decay too large to be lost beside it.
+
+        Returns:
+          `vectors` where those of the ladder do, `arrays` where only those of arrays of several axes do, or nothing.
+        """
         probe = self.probe.first(SHORT)
-        return any(_differ(rest, self.run(self.rate, decay, probe)) for decay in (self.decay, self.loudest))
+        if any(_differ(rest, self.run(self.rate, decay, probe)) for decay in (self.decay, self.loudest)):
+            return "vectors"
+        starts, gradient = closed_loop(self.rate, self.seed, tangent=False, single=True)
+        try:
+            still, loud = (self.leaves(self.rate, decay, starts, gradient, SHORT) for decay in (0.0, self.loudest))
+        except (TypeError, ValueError):
+            return ""  # a box of vectors alone
+        return "arrays" if any(_differ(still[name], loud[name]) for name in starts) else ""
 
     def at_visible_decay(self) -> tuple[float, Trajectory]:
         """The decay, raised where the box's precision would hide it, and the run at it."""

@@ -271,11 +271,16 @@ PLACES = ("none", "before", "after", "gradient", "first_moment", "second_moment"
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A core with decay at one of `PLACES`; `cautious` decay acts only where `u*w >= 0`."""
+    """A core with decay at one of `PLACES`.
+
+    Attributes:
+      gate: `cautious` decay acts only where `u*w >= 0`, `stable` decay is divided by the root of the mean of the second
+        moments of all the weights that the optimizer has.
+    """
 
     core: Core
     place: str = "none"
-    cautious: bool = False
+    gate: str = "none"
 
     def names(self) -> list[str]:
         return [*self.core.names(), *(["decay"] if self.place != "none" else [])]
@@ -306,12 +311,19 @@ class Model:
         terms = np.abs(g) if self.place == "direction" else np.abs(g) + np.abs(pull)
         return np.abs(average(seen, p) + added) > rounding * (average(terms, p) + np.abs(added))
 
-    def moves(self, w: Array, g: Array, rate: float, p: Values, scalars: Scalars = EXACT) -> Array:
-        """What every step adds to the weights, each predicted from those before it, `w`."""
+    def moves(
+        self, w: Array, g: Array, rate: float, p: Values, everyone: Array | None = None, scalars: Scalars = EXACT
+    ) -> Array:
+        """What every step adds to the weights, each predicted from those before it, `w`; `everyone`: all gradients."""
         u = self.updates(w, g, p, scalars)
         if self.place not in ("before", "after"):
             return -rate * u
-        share = p["decay"] * (u * w >= 0) if self.cautious else p["decay"]
+        share = p["decay"]
+        if self.gate == "cautious":
+            share = share * (u * w >= 0)
+        elif self.gate == "stable":
+            v, correction = DENOMINATORS[self.core.denominator][1](g if everyone is None else everyone, p)
+            share = share / np.sqrt(np.mean(v / correction, axis=1, keepdims=True))
         if self.core.denominator == "rectified_still":  # then decay waits too
             share = share * (_length(_steps(w), p["b2"]) > 5)
         kept = 1 - share if self.place == "after" else 1.0

@@ -50,6 +50,7 @@ class Trajectory:
       w: weights before and after every step, `[steps + 1, weights]`.
       g: gradients, `[steps, weights]`.
       precision: of the box's numbers.
+      everyone: the gradients of all the weights that the optimizer has, `[steps, weights]`, if not `g`.
       noise: the rounding error of each new weight, `[steps, weights]`.
       seen: where the weights are still finite, `[steps, weights]`.
     """
@@ -57,6 +58,7 @@ class Trajectory:
     w: np.ndarray
     g: np.ndarray
     precision: Precision
+    everyone: np.ndarray | None = None
     noise: np.ndarray = dataclasses.field(init=False)
     seen: np.ndarray = dataclasses.field(init=False)
 
@@ -72,7 +74,8 @@ class Trajectory:
         object.__setattr__(self, "seen", ~lost[1:])
 
     def only(self, weights: np.ndarray) -> "Trajectory":
-        return Trajectory(self.w[:, weights], self.g[:, weights], self.precision)
+        everyone = self.g if self.everyone is None else self.everyone
+        return Trajectory(self.w[:, weights], self.g[:, weights], self.precision, everyone)
 
     def off(self, predicted: np.ndarray) -> np.ndarray:
         """Differences from the moves of the weights, in units of their noise, flat."""
@@ -115,8 +118,8 @@ def rms(off: np.ndarray) -> float:
 def best_rate(model: Model, values: Mapping[str, float], run: Trajectory) -> Fit:
     """The fit with the rate that suits these values best; predictions are linear in it."""
     with np.errstate(all="ignore"):
-        still = model.moves(run.w[:-1], run.g, 0.0, values)
-        per_rate = model.moves(run.w[:-1], run.g, 1.0, values) - still
+        still = model.moves(run.w[:-1], run.g, 0.0, values, run.everyone)
+        per_rate = model.moves(run.w[:-1], run.g, 1.0, values, run.everyone) - still
         direction = np.nan_to_num((per_rate / run.noise)[run.seen], posinf=0, neginf=0)
         needed = np.nan_to_num(((np.diff(run.w, axis=0) - still) / run.noise)[run.seen], posinf=0, neginf=0)
         rate = float(direction @ needed / max(direction @ direction, 1e-300))
@@ -125,7 +128,7 @@ def best_rate(model: Model, values: Mapping[str, float], run: Trajectory) -> Fit
 
 def predict(fit: Fit, run: Trajectory) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return fit.model.moves(run.w[:-1], run.g, fit.rate, fit.values)
+        return fit.model.moves(run.w[:-1], run.g, fit.rate, fit.values, run.everyone)
 
 
 def off_from(fit: Fit, run: Trajectory) -> float:
@@ -150,8 +153,9 @@ def measured(fit: Fit, run: Trajectory) -> Fit:
 def explained_by_rates(found: Fit, run: Trajectory) -> tuple[np.ndarray, float]:
     """The rate that suits every step best, all else as found, and the share of the moves' squares that they explain."""
     with np.errstate(all="ignore"):
-        still = found.model.moves(run.w[:-1], run.g, 0.0, found.values)
-        direction = (found.model.moves(run.w[:-1], run.g, 1.0, found.values) - still) / run.noise
+        still = found.model.moves(run.w[:-1], run.g, 0.0, found.values, run.everyone)
+        moved = found.model.moves(run.w[:-1], run.g, 1.0, found.values, run.everyone)
+        direction = (moved - still) / run.noise
         needed = (np.diff(run.w, axis=0) - still) / run.noise
     direction, needed = (np.nan_to_num(np.where(run.seen, x, 0), posinf=0, neginf=0) for x in (direction, needed))
     rates = np.sum(direction * needed, axis=1) / np.maximum(np.sum(direction**2, axis=1), 1e-300)
@@ -165,7 +169,8 @@ def explained_by_scalars(found: Fit, run: Trajectory) -> bool:
     What they are off by at every step is solved for from a quarter of the weights, and with it what float32 hides of
     the values, a second eps included; the others then have to be predicted down to the rounding of float64.
     """
-    run = Trajectory(run.w[: SCALAR_STEPS + 1], run.g[:SCALAR_STEPS], DOUBLE)
+    everyone = None if run.everyone is None else run.everyone[:SCALAR_STEPS]
+    run = Trajectory(run.w[: SCALAR_STEPS + 1], run.g[:SCALAR_STEPS], DOUBLE, everyone)
     weights = np.arange(run.w.shape[1])
     some, others = run.only(weights[weights % 16 < 4]), run.only(weights[weights % 16 >= 4])
     names = [field.name for field in dataclasses.fields(Scalars)]
@@ -184,7 +189,7 @@ def explained_by_scalars(found: Fit, run: Trajectory) -> bool:
             name: value + size[name] * x for (name, value), x in zip(values.items(), change[len(exact) :], strict=True)
         }
         with np.errstate(all="ignore"):
-            return run.off(model.moves(run.w[:-1], run.g, at["rate"], at, Scalars(*scalars)))
+            return run.off(model.moves(run.w[:-1], run.g, at["rate"], at, run.everyone, Scalars(*scalars)))
 
     change = np.zeros(len(exact) + len(values))
     before = off(some, change)

@@ -49,10 +49,11 @@ def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.
     box = Box(make)
     experiments, rest = Experiments(box, float(learning_rate), float(weight_decay), seed).at_rest()
     half_rest = experiments.at_half_rate(0.0, rest)
-    decay, base, noticed = 0.0, rest, False
-    if box.takes_decay and (noticed := experiments.notices_decay(rest)):
-        decay, base = experiments.at_visible_decay()
-    probed = _Probed(experiments, decay, rest, half_rest, base, noticed)
+    decaying = experiments.decaying(rest) if box.takes_decay else ""
+    decay, base = experiments.at_visible_decay() if decaying == "vectors" else (0.0, rest)
+    if decaying == "arrays":
+        decay = experiments.decay
+    probed = _Probed(experiments, decay, rest, half_rest, base, decaying)
     found = probed.explained()
     verdict = probed.validated(found)
     nearly = found.full.rms * ROUNDINGS * DOUBLE.moves < NEARLY
@@ -81,20 +82,20 @@ class _Found:
 
 @dataclasses.dataclass(frozen=True)
 class _Probed:
-    """The runs of a box: at no decay (`rest`), at half the rate, and with decay (`base`); if it is `noticed` at all."""
+    """The runs of a box: at no decay (`rest`), at half the rate, and with decay (`base`); what is `decaying` at all."""
 
     experiments: Experiments
     decay: float
     rest: Trajectory
     half_rest: Trajectory
     base: Trajectory
-    noticed: bool
+    decaying: str
 
     def at(self, precision: Precision) -> "_Probed":
         """The same runs, of a box of another precision."""
         rest, half_rest, base = (Trajectory(run.w, run.g, precision) for run in (self.rest, self.half_rest, self.base))
         experiments = dataclasses.replace(self.experiments, precision=precision)
-        return _Probed(experiments, self.decay, rest, half_rest, base, self.noticed)
+        return _Probed(experiments, self.decay, rest, half_rest, base, self.decaying)
 
     @property
     def always_decays(self) -> bool:
@@ -194,7 +195,8 @@ class _Probed:
 
 def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
     experiments, full, fresh = probed.experiments, verdict.full, verdict.run
-    mixes = experiments.mixes(probed.decay, probed.base)
+    by_all = full.model.gate == "stable"  # a decay by which weights influence each other, as the model has it
+    mixes = experiments.mixes(0.0, probed.rest) if by_all else experiments.mixes(probed.decay, probed.base)
     with np.errstate(all="ignore"):
         moved = np.abs(np.diff(fresh.w, axis=0))
         per_noise = float(np.median((fresh.noise / moved)[fresh.seen & (moved > 0)]))
@@ -213,8 +215,8 @@ def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
     if mixes or not verdict.holds:
         motion = placing.twins(probed.base)[0]
         site = {"constant": "none", "shrinks": "decoupled", "moves": "unknown"}[motion]
-        site = "unknown" if site == "none" and probed.noticed else site
-        known = verdict.known or _known_at_rest(found)
+        site = "unknown" if site == "none" and probed.decaying else site
+        known = verdict.known or _known_at_rest(probed, found)
         return Card(None, site, "none", "-", "none", {}, {}, INAPPLICABLE, None, known=known, notes=notes, **common)
     found = dataclasses.replace(found, full=full)
     site, coupling, law, decay_value, decay_notes = _decay(probed, found)
@@ -229,7 +231,7 @@ def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
         site,
         coupling,
         law,
-        "cautious" if full.model.cautious else "none",
+        full.model.gate,
         {name: value for name, value in values.items() if name not in unidentifiable},
         unidentifiable,
         correction(core),
@@ -240,10 +242,11 @@ def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
     )
 
 
-def _known_at_rest(found: _Found) -> tuple[str, ...]:
+def _known_at_rest(probed: _Probed, found: _Found) -> tuple[str, ...]:
     if found.core is None or not found.core.holds() or (found.full.holds() and found.full.model.place != "none"):
         return ()
-    return (f"{family(found.core.model.core)} on vectors for {STEPS} steps while weight_decay is 0",)
+    alone = " while weight_decay is 0" if probed.decaying else ""
+    return (f"{family(found.core.model.core)} on vectors for {STEPS} steps{alone}",)
 
 
 def _value(found: Fit, name: str, rounding: float, given: float | None = None) -> Value:
@@ -322,8 +325,10 @@ def _unidentifiable(core: Core, values: dict[str, Value], precision: str) -> dic
 def _notes_on_the_decay(probed: _Probed) -> tuple[str, ...]:
     if not probed.experiments.box.takes_decay:
         return ("make takes no weight_decay",)
-    if not probed.noticed:
+    if not probed.decaying:
         return ("weight_decay has no effect",)
+    if probed.decaying == "arrays":
+        return ("weight_decay acts on matrices or kernels alone",)
     return (
         ("weight_decay moves every weight alike, which is no decay",)
         if placing.twins(probed.base)[0] == "constant"

@@ -35,13 +35,14 @@ def without(share: float, run: Trajectory) -> Trajectory:
 
 def placed(core: Core) -> list[Model]:
     """The core with decay wherever it may act, the usual places first."""
+    gates = ["cautious", *(["stable"] if core.denominator in families.DENOMINATORS else [])]
     everywhere = [Model(core, place) for place in families.places(core)[1:]]
-    return [*everywhere, *(Model(core, place, cautious=True) for place in DECOUPLED)]
+    return [*everywhere, *(Model(core, place, gate) for gate in gates for place in DECOUPLED)]
 
 
 def through_moments(core: Core) -> list[Model]:
     """The core with decay wherever twins do not shrink at the same rate at every step."""
-    return [model for model in placed(core) if model.cautious or model.place not in DECOUPLED]
+    return [model for model in placed(core) if model.gate != "none" or model.place not in DECOUPLED]
 
 
 def fit_decay(start: Fit, run: Trajectory) -> Fit:
@@ -74,13 +75,15 @@ def place(core: Fit, run: Trajectory, some: np.ndarray, turns: Callable[[Fit], d
             with_given(start, through[start.model.place], part) for start in starts if start.model.place in through
         ]
     else:
-        found = [fit_decay(start, part) for start in starts]
+        found = [fit_decay(start, part) for start in starts if start.model.gate != "stable"]
+        if not any(each.holds() for each in found):
+            found += [fit_decay(start, part) for start in starts if start.model.gate == "stable"]
     found = [_on_all(each, run) for each in found if each.holds()] or found
     best = min(found, key=lambda each: each.rms)
     if not best.holds():
         return [best]
-    order = {(model.place, model.cautious): number for number, model in enumerate(placed(core.model.core))}
-    return simplest(found, lambda each: order[each.model.place, each.model.cautious])
+    order = {(model.place, model.gate): number for number, model in enumerate(placed(core.model.core))}
+    return simplest(found, lambda each: order[each.model.place, each.model.gate])
 
 
 def _on_all(found: Fit, run: Trajectory) -> Fit:

@@ -91,12 +91,13 @@ def open_loop(steps: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, n
 
 
 def closed_loop(
-    rate: float, seed: int, tangent: bool
+    rate: float, seed: int, tangent: bool, single: bool
 ) -> tuple[dict[str, np.ndarray], Callable[[int, Mapping[str, np.ndarray]], dict[str, np.ndarray]]]:
     """Starting weights of every shape of `CLOSED`, and the gradient of a quadratic, gentle enough for `rate`.
 
     Its minimum is elsewhere, at every size of `SIZES`. Where it is `tangent`, the gradients of matrices are orthogonal
-    to each of their rows, those of kernels to each slice of their last axis, as normalization layers make them.
+    to each of their rows, those of kernels to each slice of their last axis, as normalization layers make them; in
+    `single` as near as float32 has it, so that a box of float32 does not round them on their way in.
     """
     rng = np.random.default_rng([seed, 2])
     starts, curvature, minimum = {}, {}, {}
@@ -113,6 +114,6 @@ def closed_loop(
                 if name in w:
                     squares = np.sum(w[name] ** 2, axes, keepdims=True)
                     grads[name] -= w[name] * np.sum(w[name] * grads[name], axes, keepdims=True) / squares
-        return {name: _single(g) for name, g in grads.items()}
+        return {name: _single(g) if single else g for name, g in grads.items()}
 
     return starts, gradient

@@ -31,13 +31,22 @@ import numpy as np
 from optlab.blackbox import placing
 from optlab.blackbox.card import family
 from optlab.blackbox.experiments import STEPS, Experiments
-from optlab.blackbox.fitting import MIXED, Fit, Trajectory, explained_by_rates, explained_by_scalars, fit, off_from
+from optlab.blackbox.fitting import (
+    MIXED,
+    SINGLE,
+    Fit,
+    Trajectory,
+    explained_by_rates,
+    explained_by_scalars,
+    fit,
+    off_from,
+)
 from optlab.blackbox.probes import closed_loop, open_loop
 
 HORIZON = 3 * STEPS
 FAST = 1.0
 SIGMAS = 10.0
-GROWN = 1.5  # a rate that ends as so many times what it began as has grown
+GROWN = 1.1  # a rate that ends as so many times what it began as has grown
 EXPLAINED = 0.5  # of the squares of a run, by a core whose rate may change
 PLURAL = {"vector": "vectors", "matrix": "matrices", "kernel": "kernels of four axes"}
 
@@ -94,9 +103,7 @@ def validate(experiments: Experiments, decay: float, fits: Sequence[Fit], always
     if "matrix" not in opened:
         return verdict.with_known(f"{name} on vectors; beside a matrix, {refused}")
     if missed:
-        like = [PLURAL[each] for each in opened if each not in missed]
-        others = " and ".join(PLURAL[each] for each in missed)
-        return verdict.with_known(f"{name} on {' and '.join(like)}; {others} go another way")
+        return verdict.with_known(_on_some(name, opened, missed))
     if refused:
         verdict = verdict.with_note(f"{PLURAL['kernel']} can't be driven: {refused}")
     return _answering(experiments, decay, [full, *fits[1:]], always_decays, list(opened), verdict)
@@ -111,8 +118,8 @@ def _answering(
     verdict: Verdict,
 ) -> Verdict:
     """The verdict of the runs whose gradients answer to the weights."""
-    full, rate = fits[0], experiments.rate
-    starts, gradient = closed_loop(full.rate, experiments.seed, tangent=False)
+    full, rate, single = fits[0], experiments.rate, experiments.precision == SINGLE
+    starts, gradient = closed_loop(full.rate, experiments.seed, tangent=False, single=single)
     try:
         closed = experiments.leaves(rate, decay, {each: starts[each] for each in names}, gradient, HORIZON)
     except (TypeError, ValueError) as error:
@@ -125,7 +132,7 @@ def _answering(
     at_fast, as_expected = placing.at_rate(fits, fast / rate)
     if not always_decays:
         decay, at_fast = 0.0, placing.without_decay(at_fast)
-    starts, gradient = closed_loop(at_fast.rate, experiments.seed, tangent=True)
+    starts, gradient = closed_loop(at_fast.rate, experiments.seed, tangent=True, single=single)
     try:
         closed = experiments.leaves(fast, decay, {each: starts[each] for each in names}, gradient, HORIZON)
     except (TypeError, ValueError) as error:
@@ -181,6 +188,12 @@ def _within_its_errors(full: Fit, run: Trajectory) -> Fit:
     return half if near and half.holds() and _predicts(half, run.only(weights[weights % 8 >= 4])) else full
 
 
+def _on_some(name: str, runs: Mapping[str, Trajectory], missed: Sequence[str]) -> str:
+    """A name for what some arrays do, and that others do not."""
+    like, unlike = (" and ".join(PLURAL[each] for each in runs if (each in missed) is out) for out in (False, True))
+    return f"{name} on {like}; {unlike} go another way"
+
+
 def _astray(full: Fit, runs: Mapping[str, Trajectory], where: str) -> str:
     """What the arrays do that a model does not predict; empty where it predicts all of them."""
     name = family(full.model.core)
@@ -188,7 +201,7 @@ def _astray(full: Fit, runs: Mapping[str, Trajectory], where: str) -> str:
     if not missed:
         return ""
     if "vector" not in missed:
-        return f"{name} on vectors; {' and '.join(PLURAL[each] for each in missed)} go another way {where}"
+        return f"{_on_some(name, runs, missed)} {where}"
     rates, explained = explained_by_rates(full, runs["vector"])
     early, late = (float(np.median(part)) for part in (rates[:4], rates[-4:]))
     if explained > EXPLAINED and late > GROWN * early > 0:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from optlab.algebra.combinators import descends, identity, require_rule
-from optlab.algebra.lifting import Rule, Slots
+from optlab.algebra.rules import Rule, Slots
 from optlab.algebra.transform import Transform, lifted
 
 _IDENTITY = identity()

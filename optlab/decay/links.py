@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from optlab.algebra.hyperparameters import ScalarOrSchedule, at_step, like
-from optlab.algebra.lifting import LeafError, Rule, Slots
+from optlab.algebra.rules import LeafError, Rule, Slots
 from optlab.algebra.transform import atom
 
 

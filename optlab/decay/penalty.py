@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from optlab.algebra import lifting, trees
+from optlab.algebra import rules, trees
 from optlab.algebra.hyperparameters import Scalar, canonical, check, like
 from optlab.atoms.second_moments import squared
 
@@ -43,11 +43,11 @@ def l2_penalty(params: Any, weight_decay: Scalar, mask: Any = None, origin: Any 
         if not act:
             continue
         try:
-            away = lifting.widened(w)
-        except lifting.LeafError as error:
+            away = rules.widened(w)
+        except rules.LeafError as error:
             raise ValueError(f"l2_penalty: params at {keystr(path) or 'the root'}: {error}") from None
         if origin is not None:
-            away = away - lifting.widened(w0).astype(away.dtype)
+            away = away - rules.widened(w0).astype(away.dtype)
         squares = jnp.sum(squared(away))
         total = total.astype(max(total.dtype, squares.dtype, key=lambda dtype: dtype.itemsize))
         total = total + squares.astype(total.dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optlab.algebra import lifting
+from optlab.algebra import rules
 from optlab.algebra.combinators import require_transform
 from optlab.algebra.hyperparameters import Scalar, checked, like
 from optlab.algebra.transform import Transform, rebuild, require_params
@@ -52,7 +52,7 @@ def divide_and_decay_stably(
         require_transform(f"divide_and_decay_stably: the {side}", part)
 
     def init(params: Any) -> StableDecayState:
-        behind = jax.tree.map(lifting.widened, params)
+        behind = jax.tree.map(rules.widened, params)
         return StableDecayState(numerator.init(params), second_moment.init(params), following.init(behind))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, StableDecayState]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optlab.equations.interpret import inner_call, number
-from optlab.outside import jax_internals as core
+from optlab.outside.jax_internals import ClosedJaxpr, Jaxpr, Literal
 
 Function = Callable[..., Any]
 
@@ -21,7 +21,7 @@ class Program:
     `lenient_float64`.
     """
 
-    def __init__(self, closed: core.ClosedJaxpr) -> None:
+    def __init__(self, closed: ClosedJaxpr) -> None:
         self.registers: list[Any] = []
         self.instructions: list[tuple[Function, list[int], list[int]]] = []
         self.inputs = [self._register() for _ in closed.jaxpr.invars]
@@ -42,7 +42,7 @@ class Program:
         self.registers.append(value)
         return len(self.registers) - 1
 
-    def _flatten(self, closed: core.ClosedJaxpr, inputs: Sequence[int]) -> list[int]:
+    def _flatten(self, closed: ClosedJaxpr, inputs: Sequence[int]) -> list[int]:
         """Appends the instructions of a jaxpr whose arguments stand in `inputs`; the registers of its results."""
         jaxpr = closed.jaxpr
         places: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
@@ -51,7 +51,7 @@ class Program:
         }
 
         def place_of(atom: Any) -> int:
-            return self._register(widened(atom.val)) if isinstance(atom, core.Literal) else places[atom]
+            return self._register(widened(atom.val)) if isinstance(atom, Literal) else places[atom]
 
         for equation in jaxpr.eqns:
             sources = [place_of(var) for var in equation.invars]
@@ -117,7 +117,7 @@ def _bound(equation: Any, *arrays: Any) -> list[Any]:
 
 def _has_jaxpr(param: Any) -> bool:
     parts = param if isinstance(param, tuple | list) else [param]
-    return any(isinstance(part, core.Jaxpr | core.ClosedJaxpr) for part in parts)
+    return any(isinstance(part, Jaxpr | ClosedJaxpr) for part in parts)
 
 
 def _cast(x: Any, new_dtype: Any) -> Any:

@@ -31,7 +31,7 @@ class Driven:
 
     def __str__(self) -> str:
         how = "in one tree" if self.together else "one by one"
-        return f"{self.steps} steps {how}, of gradients given and gradients of a quadratic"
+        return f"{self.steps} steps {how}, gradients given and those of a quadratic"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,15 @@ class Claim:
     differs: Mapping[Shape, int]
     sums: str = ""
 
+    @property
+    def rows(self) -> dict[str, str]:
+        """What there is to say, by a word for it."""
+        alike = self.sums in ("each leaf", "all leaves")
+        sums = {"sums": f"Σ and N are of {self.sums}" if alike else self.sums} if self.sums else {}
+        return {"holds for": kinds(self.holds), "driven": str(self.driven), **sums}
+
     def __str__(self) -> str:
-        sums = f"; Σ and N are of {self.sums}" if self.sums else ""
-        return f"{kinds(self.holds)}: {self.driven}{sums}"
+        return "; ".join(f"{word} {what}" for word, what in self.rows.items())
 
 
 def kinds(shapes: Sequence[Shape]) -> str:

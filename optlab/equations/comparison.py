@@ -364,11 +364,10 @@ def _held_against_runs(
       seen: whether the transforms show the difference that was found.
     """
     try:
+        values = _shared_values(read)
         with lenient_float64():
-            made = [
-                instance(x, values, all_of=True) for x, values in zip(transforms, _shared_values(read), strict=True)
-            ]
-        runs = beside((made[0][1], made[1][1]), _shared_values(read), max(STEPS, 3 * found.steps))
+            made = [instance(x, of_x, all_of=True) for x, of_x in zip(transforms, values, strict=True)]
+        runs = beside((made[0][1], made[1][1]), values, max(STEPS, 3 * found.steps))
     except Exception as error:  # of whatever kind, they do not run
         return dataclasses.replace(found, method="equations", notes=(*found.notes, f"not run: {error}"))
     claims = [

@@ -240,12 +240,14 @@ def parted(wanted: Run, weights: np.ndarray, tolerance: float) -> np.ndarray:
     """After which steps which weights of another run are elsewhere, relative to how far each has moved."""
     ours = wanted.weights
     with np.errstate(all="ignore"):
-        size = np.abs(ours)
+        size, apart = np.abs(ours), np.abs(ours - weights)
+        if (apart <= 1e-12 * size).all() and (size < 1e200).all():
+            return np.zeros(ours.shape, bool)
         allowed = np.maximum.accumulate(np.abs(ours - ours[0]), axis=0)
         allowed *= tolerance
         allowed += 1e-12 * np.maximum(size, size[0])
         seen = np.logical_and.accumulate(size < 1e200, axis=0)  # overflows come a step sooner or later
-        far = ~(np.abs(ours - weights) <= allowed) & seen
+        far = ~(apart <= allowed) & seen
     far[1] |= ~seen[1]
     return far
 

@@ -42,7 +42,7 @@ class Explanation:
     def text(self) -> str:
         """Equations, starting values, regime and claim as plain text."""
         only = f", of {kinds(self.claim.holds)} alone" if self.elsewhere else ""
-        lines = [f"{self._title()}{only}", "", *self._body(), f"  {'holds for:':<12}{self.claim}"]
+        lines = [f"{self._title()}{only}", "", *self._body()]
         for known, shapes in self._others():
             lines += ["", f"  {kinds(shapes)} go another way{'' if isinstance(known, Explanation) else f', {known}'}"]
             lines += ["", *known._body()] if isinstance(known, Explanation) else []
@@ -52,7 +52,7 @@ class Explanation:
         lines = [f"  {printing.text(equation.lhs)} = {printing.text(equation.rhs)}" for equation in self.equations]
         if starts := self._starts():
             lines += ["", f"  from {starts}"]
-        return [*lines, "", str(self.regime)]
+        return [*lines, "", str(self.regime), *(f"  {word + ':':<12}{what}" for word, what in self.claim.rows.items())]
 
     def _others(self) -> list[tuple["Explanation | str", list[Shape]]]:
         """What is known of other shapes, each once, with them."""
@@ -148,9 +148,9 @@ def _read(x: Any, axes: int) -> _Read:
 def _driven(x: Any, read: _Read) -> Runs:
     """Runs of the transform, at typical hyperparameters, or at its defaults where it refuses those."""
     names = read.found.hyperparameters
-    unnamed = dict.fromkeys(names, 0.5)
-    for typical in (unnamed | read.found.defaults | TYPICAL, unnamed | TYPICAL | read.found.defaults):
-        values = {name: typical[name] for name in names}
+    defaults = read.found.defaults
+    for first, second in ((TYPICAL, defaults), (defaults, TYPICAL)):
+        values = {name: first.get(name, second.get(name, 0.5)) for name in names}
         try:
             with lenient_float64():
                 _, tx, _ = instance(x, values, all_of=True)

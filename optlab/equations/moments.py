@@ -9,7 +9,7 @@ from sympy.core.function import AppliedUndef
 
 from optlab.equations import symbols
 from optlab.equations.interpret import Formula, largest, over_weights, t
-from optlab.equations.numeric import Step, one_weight, run
+from optlab.equations.numeric import Step, run, value_of
 from optlab.equations.recurrences import Recurrence, Slot
 
 DECAY = symbols.hyperparameter("weight_decay")
@@ -73,8 +73,8 @@ def share_of_divisors(found: Recurrence, moments: Moments) -> float:
         known |= {slot.before: plain[0].slots[slot.after], slot.after: plain[1].slots[slot.after]}
     swapped = {slot.before: large[0].slots[slot.after] for slot in moments.second}
     swapped |= {slot.after: large[1].slots[slot.after] for slot in moments.second}
-    weight = one_weight(weight_in_running(found))
-    near, far = (abs(complex(weight.subs(values))) for values in (known, known | swapped))
+    weight = weight_in_running(found)
+    near, far = (abs(value_of(weight, values)) for values in (known, known | swapped))
     return far / near if near else math.nan
 
 

@@ -9,7 +9,7 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from optlab.equations import symbols
-from optlab.equations.interpret import Formula, largest, n, over_weights, t
+from optlab.equations.interpret import Formula, largest, n, over_weights, t, without_ite
 from optlab.equations.recurrences import Recurrence
 
 SCHEDULE = 0.01
@@ -43,8 +43,7 @@ def run(
     known: dict[sp.Symbol, float] = dict.fromkeys(names, 0.0) | dict(values)
     known |= {symbols.w: weight, symbols.first_weight: weight}
     for slot in found.slots:
-        first = one_weight(slot.first).subs(known)
-        known[slot.before] = bool(first) if first in (sp.true, sp.false) else float(first)
+        known[slot.before] = _real(_compiled(slot.first, tuple(names)), known, names)
     steps = []
     for number, gradient in enumerate(map(float, gradients), start=1):
         known |= {t: number, symbols.g: gradient}
@@ -58,24 +57,21 @@ def run(
     return steps
 
 
+def value_of(expression: Formula, known: Mapping[sp.Symbol, float]) -> float:
+    """The value for a leaf of one weight."""
+    return _real(_compiled(expression, tuple(known)), known, tuple(known))
+
+
 @functools.lru_cache(maxsize=256)
 def _compiled(expression: Formula, names: tuple[sp.Symbol, ...]) -> Any:
-    return sp.lambdify(names, one_weight(expression), modules=["math", {"sign": _sign, "zoo": math.nan}])
-
-
-def one_weight(expression: Formula) -> Formula:
-    """`expression` for a leaf of one weight, at schedules of `SCHEDULE`."""
-    return without_sums(expression).replace(
-        lambda part: isinstance(part, AppliedUndef), lambda part: sp.Float(SCHEDULE)
-    )
-
-
-def without_sums(expression: Formula) -> Formula:
-    """`expression` for a leaf of one weight, where a sum over the weights is the weight's own term."""
-    return expression.subs(n, 1).replace(
-        lambda part: isinstance(part, over_weights | largest),
-        lambda part: part.args[0],
-    )
+    """`expression` for a leaf of one weight, where a sum is the weight's own term, at schedules of `SCHEDULE`."""
+    functions = {f.func for f in expression.atoms(AppliedUndef)}
+    schedules = functions - {over_weights, largest}
+    renamed = expression.replace(lambda part: part.func in schedules, lambda part: sp.Function("scheduled")(*part.args))
+    own: dict[str, Any] = {"sign": _sign, "zoo": math.nan, "scheduled": lambda step: SCHEDULE}
+    own |= dict.fromkeys((over_weights.__name__, largest.__name__), lambda term: term)
+    function = sp.lambdify([n, *names], without_ite(renamed if schedules else expression), modules=[own, "math"])
+    return functools.partial(function, 1)
 
 
 def _real(function: Any, known: Mapping[sp.Symbol, float], names: Sequence[sp.Symbol]) -> float:

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
+from sympy.printing.numpy import NumPyPrinter
 
 from optlab.equations.arrays import Program
 from optlab.equations.claims import Claim, Shape
 from optlab.equations.driving import Run, Runs, draw, first_apart, parted, pieces
-from optlab.equations.interpret import Formula, largest, n, over_weights
+from optlab.equations.interpret import Formula, largest, n, over_weights, without_ite
 from optlab.equations.numeric import SCHEDULE
 from optlab.equations.printing import text
 from optlab.equations.recurrences import Recurrence, Slot
@@ -23,8 +24,8 @@ TOLERANCE = 1e-7
 SIZE, STEPS = 5, 24
 """Of the vector that is looked at along a run."""
 
-MOST_SUMS = 3
-"""Up to so many sums, each is tried over each leaf and over all leaves; more go together."""
+MOST_SUMS, FEW = 5, 4
+"""Up to so many sums, each is tried over each leaf and over all leaves, on few steps first; more go together."""
 
 Step = tuple[tuple[sp.Symbol, Formula], ...]
 """What is computed one after the other in a step: symbols and their expressions, the new weight last."""
@@ -42,20 +43,23 @@ def check(
     claims = []
     for sums in _scopes(step, slots, runs.driven.together):
         predict = _Prediction(step, slots, values, schedules, runs.driven.shapes, sums)
-        claims.append(_claim(predict, runs, _in_words(sums)))
+        begun = _claim(predict, runs, sums, steps=FEW)
+        claims.append(begun if begun.differs and claims else _claim(predict, runs, sums))
         if not claims[-1].differs:
             break
     return max(claims, key=lambda claim: len(claim.holds))
 
 
-def _claim(predict: "_Prediction", runs: Runs, sums: str) -> Claim:
+def _claim(predict: "_Prediction", runs: Runs, sums: Mapping[Formula, str], steps: int | None = None) -> Claim:
     differs: dict[Shape, int] = {}
-    for run in runs.runs:
+    for whole in runs.runs:
+        run = whole if steps is None else Run(whole.weights[: steps + 1], whole.gradients[:steps])
         far = parted(run, predict(run), TOLERANCE)
         for shape, place in runs.pieces:
             if (step := first_apart(far, place)) is not None:
                 differs[shape] = min(step, differs.get(shape, step))
-    return Claim(runs.driven, tuple(shape for shape in runs.driven.shapes if shape not in differs), differs, sums)
+    holds = tuple(shape for shape in runs.driven.shapes if shape not in differs)
+    return Claim(runs.driven, holds, differs, _in_words(sums))
 
 
 def _scopes(step: Step, slots: Sequence[Slot], together: bool) -> Iterator[dict[Formula, str]]:
@@ -158,8 +162,20 @@ def _compiled(sums: Mapping[Formula, str], functions: Mapping[str, Any], express
         return part.func(*map(replaced, part.args))
 
     plain = replaced(expression) if expression.has(n) or expression.atoms(AppliedUndef) else expression
+    plain = without_ite(plain)
     names = sorted(plain.free_symbols, key=str)
-    return [name.name for name in names], sp.lambdify(names, plain, modules=[functions, "numpy"])
+    printer = _Broadcasting({"fully_qualified_modules": False, "inline": True, "allow_unknown_functions": True})
+    return [name.name for name in names], sp.lambdify(names, plain, modules=[functions, "numpy"], printer=printer)
+
+
+class _Broadcasting(NumPyPrinter):
+    """Truths of one number beside truths of all weights, which SymPy's own has in one array."""
+
+    def _print_And(self, expr: Formula) -> str:
+        return "(" + " & ".join(f"({self._print(part)})" for part in expr.args) + ")"
+
+    def _print_Or(self, expr: Formula) -> str:
+        return "(" + " | ".join(f"({self._print(part)})" for part in expr.args) + ")"
 
 
 def by_step(schedule: Callable[[Any], Any]) -> Callable[[float], float]:

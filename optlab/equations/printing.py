@@ -9,7 +9,7 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from optlab.equations import symbols
-from optlab.equations.interpret import Formula, over_weights
+from optlab.equations.interpret import Formula, over_weights, without_ite
 
 _RAISED = str.maketrans("0123456789+-t ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵗ\0", "")
 _RELATIONS = {"==": "=", "!=": "≠", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
@@ -174,8 +174,8 @@ class _Latex(LatexPrinter):
 
 def text(expression: Formula) -> str:
     """One line of Unicode."""
-    return _Text()._print(expression)
+    return _Text()._print(without_ite(expression))
 
 
 def latex(expression: Formula) -> str:
-    return _Latex({"mul_symbol": r"\,"})._print(expression)
+    return _Latex({"mul_symbol": r"\,"})._print(without_ite(expression))

@@ -21,6 +21,7 @@ LAYOUT = 2  # 0.1.0, which wrote none, compared hyperparameters by six digits an
 OTHERWISE = "give --overwrite, or another --output"
 CONTINUES = "what is finished is kept, run the same again to continue"
 _HEADER = "study.json"
+PROGRAM = "program "
 _ABSENT = "nothing"
 
 
@@ -169,7 +170,10 @@ class Store:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two mappings of JSON, to the bit: `name: before -> now`."""
+    """What differs between the values of two `Decided`, to the bit: `name: before -> now`.
+
+    Programs follow from values too, and so are spoken of where nothing else differs.
+    """
 
     def text(values: Mapping[str, Any], name: str) -> str:
         return json.dumps(values[name], sort_keys=True) if name in values else _ABSENT
@@ -177,11 +181,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     def said(values: Mapping[str, Any], name: str) -> Any:
         return values.get(name, _ABSENT)
 
-    return [
-        f"{name}: {said(before, name)} -> {said(now, name)}"
-        for name in {**before, **now}
-        if text(before, name) != text(now, name)
-    ]
+    def is_program(name: str) -> bool:
+        return any(str(said(values, name)).startswith(PROGRAM) for values in (before, now))
+
+    found = [name for name in {**before, **now} if text(before, name) != text(now, name)]
+    told = [name for name in found if not is_program(name)] or found
+    return [f"{name}: {said(before, name)} -> {said(now, name)}" for name in told]
 
 
 def _said(error: Exception) -> str:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from optlab.lab.derivations import as_text, formulas
-from optlab.lab.folder import Decided
+from optlab.lab.folder import PROGRAM, Decided
 from optlab.lab.one_run import Start, advance, measured_at, start, treatment
 from optlab.lab.study import Structure, Study
 from optlab.lab.tasks import Task
@@ -42,9 +42,11 @@ def decided(study: Study, task: Task) -> Decided:
     opaque: dict[str, str] = {}
     for name, function, args in _programs(study, task):
         try:
-            values[name] = f"program {_fingerprint(function, args)[:16]}"
+            values[name] = PROGRAM + _fingerprint(function, args)[:16]
         except Opaque as error:
-            values[name], opaque[name] = _UNTOLD, str(error)
+            values[name] = _UNTOLD
+            if str(error) not in opaque.values():  # a whole run holds what the functions hold
+                opaque[name] = str(error)
     return Decided(values | machine() | _settings(), opaque)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from optlab.algebra.lifting import widened
+from optlab.algebra.rules import widened
 
 NAMES = ("decay_share", "decay_rate")
 WHOLE = "all"

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from optlab.algebra import noise
-from optlab.algebra.hyperparameters import check_choice
+from optlab.algebra.hyperparameters import check_choice, check_whole
 from optlab.memory.rounding import ROUNDINGS, float_steps, to_bfloat16
 
 __all__ = ["BFloat16", "Codec", "Float8", "Int8", "bfloat16", "float8", "int8"]
@@ -64,8 +64,7 @@ class _Blocks(_Rounding):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.block, int) or self.block < 1:
-            raise ValueError(f"codecs.{type(self).__name__}: block must be a whole number >= 1, got {self.block!r}")
+        object.__setattr__(self, "block", check_whole(f"codecs.{type(self).__name__}", "block", self.block, 1))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -188,6 +187,8 @@ class Float8(_Blocks):
 bfloat16 = BFloat16()
 int8 = Int8()
 float8 = Float8()
+
+BY_NAME: dict[str, Codec] = {"bfloat16": bfloat16, "float8": float8, "int8": int8}
 
 _E5M2_TOP = 2.0**15
 _FLUSHED = float(jnp.finfo(jnp.float32).tiny)  # processors may read smaller numbers as zero

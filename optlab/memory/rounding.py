@@ -1,14 +1,16 @@
 """Rounding to fewer bits by chance, and the application of updates to weights in bfloat16."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optlab.algebra import noise, placing
+from optlab.algebra import noise, placing, trees
 from optlab.algebra.hyperparameters import check_choice
-from optlab.algebra.lifting import wide
+from optlab.algebra.rules import LeafError, wide
 from optlab.algebra.transform import Transform
 
 ROUNDINGS = ("nearest", "stochastic")
@@ -46,7 +48,9 @@ def apply_updates(params: Any, updates: Any, *, rounding: str = "nearest", key: 
       key: for "stochastic", a `jax.random.key`, another one at each step: `jax.random.fold_in(key, step)`.
 
     Raises:
-      ValueError: an unknown rounding; "stochastic" without a key or for float16 weights, "nearest" with one.
+      ValueError: an unknown rounding; "stochastic" without a key or for float16 weights, "nearest" with one; a leaf of
+        updates that is shaped otherwise than its weights; weights that are integers.
+      TypeError: `key` is no key.
 
     `optax.apply_updates` rounds to nearest, after an addition in the promoted dtype.
     """
@@ -57,28 +61,67 @@ def apply_updates(params: Any, updates: Any, *, rounding: str = "nearest", key: 
         )
     if rounding == "nearest" and key is not None:
         raise ValueError('apply_updates: a key is for rounding="stochastic"; rounding to nearest draws nothing')
-    words = jax.random.bits(key, (2,)) if key is not None else ()
-    leaves, treedef = jax.tree.flatten(params, is_leaf=lambda w: w is None)
-    moved = [
-        None if w is None else _moved(rounding, words, number, jnp.asarray(w), u)
-        for number, (w, u) in enumerate(zip(leaves, treedef.flatten_up_to(updates), strict=True))
-    ]
-    return treedef.unflatten(moved)
+    words = _words(key) if key is not None else ()
+    move = functools.partial(_moved, rounding, words)
+    return _over_leaves("apply_updates", move, params, updates)
 
 
-def _moved(rounding: str, words: Any, number: int, w: jax.Array, u: Any) -> jax.Array:
+def _words(key: Any) -> jax.Array:
+    try:
+        return jax.random.bits(key, (2,))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"apply_updates: key must be one jax.random.key, another one at each step, got {trees.said(key)}"
+        ) from error
+
+
+def _over_leaves(owner: str, step: Callable[..., Any], params: Any, *others: Any) -> Any:
+    """The tree of `step(number, w, *others)`, and of None where `params` are; errors say where."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda w: w is None)
+    try:
+        columns = [treedef.flatten_up_to(tree) for tree in others]
+    except (ValueError, TypeError):
+        for tree in others:
+            trees.matching_leaves(owner, tree, "params", params)
+        raise
+    done: list[Any] = []
+    try:
+        for number, ((_, w), *leaf) in enumerate(zip(flat, *columns, strict=True)):
+            done.append(None if w is None else step(number, *map(_array, (w, *leaf))))
+    except LeafError as error:
+        path = jax.tree_util.keystr(flat[len(done)][0]) or "the root"
+        raise ValueError(f"{owner}: at {path}: {error}") from None
+    return treedef.unflatten(done)
+
+
+def _array(x: Any) -> jax.Array:
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise LeafError(f"expected an array, got {x!r}") from None
+
+
+def _require_alike(w: jax.Array, u: jax.Array) -> None:
+    if u.shape != w.shape:
+        raise LeafError(f"updates have shape {u.shape}, params {w.shape}")
+    if jnp.iscomplexobj(u) and not jnp.iscomplexobj(w):
+        raise LeafError(f"updates are complex ({u.dtype}), params are real ({w.dtype})")
+
+
+def _moved(rounding: str, words: Any, number: int, w: jax.Array, u: jax.Array) -> jax.Array:
+    _require_alike(w, u)
     total = _sum(w, u)
     if rounding == "nearest" or jnp.finfo(w.dtype).bits >= 32:
         return total.astype(w.dtype)
     if w.dtype != jnp.bfloat16:
-        raise ValueError(f"apply_updates: stochastic rounding is there for bfloat16 weights, got {w.dtype}")
+        raise LeafError(f"stochastic rounding is there for bfloat16 weights, got {w.dtype}")
     return to_bfloat16(total, noise.bits_at(noise.positions(w.shape), words[0], words[1], number))
 
 
-def _sum(w: jax.Array, u: Any) -> jax.Array:
+def _sum(w: jax.Array, u: jax.Array) -> jax.Array:
     """In the wider dtype of both, lying as `w` does."""
-    dtype = np.promote_types(wide(w.dtype), wide(u.dtype)) if hasattr(u, "dtype") else wide(w.dtype)
-    return w.astype(dtype) + placing.placed_like(jnp.asarray(u).astype(dtype), w)
+    dtype = np.promote_types(wide(w.dtype), wide(u.dtype))
+    return w.astype(dtype) + placing.placed_like(u.astype(dtype), w)
 
 
 class KahanState(NamedTuple):
@@ -110,16 +153,18 @@ def kahan() -> Transform:
             raise ValueError("kahan needs params: call update(updates, state, params)")
         if not isinstance(state, KahanState):
             raise ValueError(f"kahan: state must be what its init returned, got {type(state).__name__}")
-        leaves, treedef = jax.tree.flatten(params)
-        us, errors = treedef.flatten_up_to(updates), treedef.flatten_up_to(state.error)
-        pairs = [_compensated(*leaf) for leaf in zip(leaves, us, errors, strict=True)]
-        return treedef.unflatten([u for u, _ in pairs]), KahanState(treedef.unflatten([e for _, e in pairs]))
+        pairs = _over_leaves("kahan", _compensated, params, updates, state.error)
+        u, error = jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
+        return u, KahanState(error)
 
     return Transform(init, update, maker=kahan)
 
 
-def _compensated(w: Any, u: Any, error: jax.Array) -> tuple[jax.Array, jax.Array]:
-    w, u = jnp.asarray(w), jnp.asarray(u)
+def _compensated(number: int, w: jax.Array, u: jax.Array, error: jax.Array) -> tuple[jax.Array, jax.Array]:
+    del number
+    _require_alike(w, u)
+    if error.shape != w.shape:
+        raise LeafError(f"the state's error has shape {error.shape}, params {w.shape}; call init(params) anew")
     if wide(w.dtype) == w.dtype:
         return u.astype(np.promote_types(wide(u.dtype), w.dtype)), error
     s = placing.placed_like(_sum(error, u), w)

@@ -1,5 +1,6 @@
 """What the slots of a leaf are kept as: themselves, or what a codec makes of them."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import optax
 
 from optlab.algebra import placing
 from optlab.algebra.hyperparameters import is_traced
-from optlab.algebra.lifting import LeafError, Rule, Slots
+from optlab.algebra.rules import LeafError, Rule, Slots
 from optlab.memory import blocks
 from optlab.memory.codecs import Codec
 
@@ -130,9 +131,20 @@ def _require_whole_blocks(slots: Sequence[Kept], w: Any) -> None:
         return
     shard = sharding.shard_shape(w.shape)
     for slot in cut:
-        if slot.codec is not None and blocks.straddles(slot.cut, shard):
+        if blocks.straddles(slot.cut, shard):
             raise LeafError(
-                f"blocks of {slot.codec.block} numbers along the last axes of {list(w.shape)} would lie across its "
-                f"shards of {list(shard)}; give the codec a block that divides the rows of a shard, as in "
-                "codecs.Int8(block=64)"
+                f"blocks of {slot.cut.block} numbers along the last axes of {list(w.shape)} would lie across its "
+                f"shards of {list(shard)}; {_remedy(slot, shard)}"
             )
+
+
+def _remedy(slot: Kept, shard: tuple[int, ...]) -> str:
+    """What to do about blocks that lie across shards."""
+    shape, largest = slot.cut.shape, slot.cut.block
+    block = next(b for b in range(largest, 0, -1) if not blocks.straddles(blocks.cut(shape, b), shard))
+    if block < 32:  # a scale for so few would take more than it saves
+        return "keep it in codecs.bfloat16, whose numbers share nothing, or shard another axis"
+    codec, as_in = slot.codec, f"block={block}"
+    if dataclasses.is_dataclass(codec) and not isinstance(codec, type):
+        as_in = repr(dataclasses.replace(codec, block=block))
+    return f"give the codec a block that divides the rows of a shard, as in {as_in}"

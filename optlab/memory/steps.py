@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optlab.algebra import lifting, noise
-from optlab.algebra.lifting import Slots
+from optlab.algebra import noise, rules
+from optlab.algebra.rules import Slots
 from optlab.memory import blocks, kernel
 from optlab.memory.slots import Leaf
 
@@ -38,7 +38,7 @@ def of_part(
     """
     slots = leaf.slots if cut is None else [slot._replace(cut=cut) for slot in leaf.slots]
     decoded = leaf.treedef.unflatten([slot.decode(x) for slot, x in zip(slots, stored, strict=True)])
-    u, new = lifting.applied(leaf.rule, u, decoded, w, t)
+    u, new = rules.applied(leaf.rule, u, decoded, w, t)
     return u, [
         slot.encode(x, functools.partial(noise.bits_at, positions, seed, t, number))
         for number, (slot, x) in enumerate(zip(slots, jax.tree.leaves(new), strict=True))

@@ -2,8 +2,11 @@
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from optlab.outside import names
 
 BROUGHT_BY = {
     "explain": ("scipy", "sympy"),
@@ -34,7 +37,8 @@ def on_demand(package: str, homes: Mapping[str, str], extra: str) -> Callable[[s
 
     def attribute(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            near = "" if name.startswith("_") else names.alike(name, [*vars(sys.modules[package]), *homes])
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{near}")
         require(extra, f"{package}.{name}")
         return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
 

@@ -77,3 +77,23 @@ def on_every_trace(callback: Callable[[], None]) -> None:
 def speaks_of_donation(error: BaseException) -> bool:
     """Whether JAX complains of an array that was donated, or is there twice: it has no type for that, only words."""
     return any(word in str(error) for word in ("donate", "deleted"))
+
+
+# What `jax.jit` traces anew for, beside the types of its arguments: who keeps traces of his own has to as well.
+_TRACED_ANEW_FOR = (
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
+
+
+def trace_settings() -> tuple[Any, ...]:
+    return (*(getattr(jax.config, name) for name in _TRACED_ANEW_FOR), jax.sharding.get_abstract_mesh())
+
+
+def jit_is_off() -> bool:
+    """Whether functions run one operation after the other, as under `jax.disable_jit`."""
+    return jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]

@@ -28,7 +28,7 @@ def resolve(name: str, home: ModuleType) -> Any:
     value = _module(name, module_name) if module_name else home
     for part in path.split("."):
         if not hasattr(value, part):
-            raise UnknownName(f"{name}: {getattr(value, '__name__', 'it')} has no {part!r}{_alike(part, dir(value))}")
+            raise UnknownName(f"{name}: {getattr(value, '__name__', 'it')} has no {part!r}{alike(part, dir(value))}")
         value = getattr(value, part)
     return value
 
@@ -46,7 +46,8 @@ def _module(name: str, module_name: str) -> Any:
         raise UnknownName(f"{name}: importing {module_name} raises {type(error).__name__}: {error}") from error
 
 
-def _alike(name: str, names: list[str]) -> str:
+def alike(name: str, names: list[str]) -> str:
+    """The end of an error that offers what is spelled alike; nothing where nothing is."""
     public = [other for other in names if not other.startswith("_")]
     found = difflib.get_close_matches(name, public, n=3)
     return f"; did you mean {', '.join(found)}?" if found else ""

@@ -62,7 +62,7 @@ def stands_for_params(params: Any) -> bool:
 def _stand_in() -> type:
     """The type of it, which optax keeps to itself, and shows to whatever `init` it is given."""
     seen: list[Any] = []
-    optax.tree_utils.tree_map_params(seen.append, lambda leaf: leaf, None)
+    optax.tree_utils.tree_map_params(seen.append, lambda leaf: leaf, None)  # pyright: ignore[reportArgumentType]
     return type(seen[0])
 
 

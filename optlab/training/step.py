@@ -6,9 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optlab.algebra.combinators import require_transform
+from optlab.algebra.rules import wide, widened
+from optlab.algebra.transform import describe
 from optlab.memory.rounding import apply_updates
 from optlab.outside.jax_internals import speaks_of_donation
 
@@ -27,9 +30,12 @@ class TrainStep:
     def __call__(self, params: Any, state: Any, *batch: Any, key: Any = None) -> tuple[Any, Any, Any]:
         try:
             return self._compiled(params, state, *batch, key=key)
+        except TypeError:
+            _refuse_what_is_no_array(params, state, batch, key)
+            raise
         except (ValueError, RuntimeError) as error:
             if speaks_of_donation(error):
-                _refuse_donated(params, state, *batch)
+                _refuse_donated(params, state, batch)
             raise
 
 
@@ -60,13 +66,19 @@ def train_step(
         say, to be handed in with the next batch.
 
     Raises:
-      TypeError: `tx` is no transform; `loss_fn` gives no real scalar; params have a leaf that has no gradient.
+      TypeError: `tx` is no transform, or `loss_fn` no function; `loss_fn` gives no real scalar; params have a leaf that
+        has no gradient, or something is no array; a transform of optax wants updates in the dtype of narrow gradients.
       ValueError: an array of params or state was donated to an earlier step, or is there twice.
     """
     if isinstance(tx, optax.MultiSteps):
         tx = tx.gradient_transformation()
+    if isinstance(loss_fn, optax.GradientTransformation) or not callable(loss_fn):
+        raise TypeError(
+            f"train_step: loss_fn must be a function of params and batch, got {_said(loss_fn)}; call "
+            "train_step(loss_fn, tx)"
+        )
     require_transform("train_step: tx", tx)
-    update = optax.with_extra_args_support(tx).update
+    update = _update_of(tx)
 
     def loss_and_aux(params: Any, *batch: Any) -> tuple[Any, Any]:
         returned = loss_fn(params, *batch)
@@ -88,6 +100,36 @@ def train_step(
     return TrainStep(step)
 
 
+def _update_of(tx: optax.GradientTransformation) -> Callable[..., tuple[Any, Any]]:
+    """`tx.update`, whose error says so where a transform of optax can't have updates wider than gradients."""
+    update = optax.with_extra_args_support(tx).update
+
+    def explained(grads: Any, *others: Any, **extra_args: Any) -> tuple[Any, Any]:
+        try:
+            return update(grads, *others, **extra_args)
+        except TypeError as error:
+            narrow = {g.dtype.name for g in jax.tree.leaves(grads) if wide(g.dtype) != g.dtype}
+            if not narrow or not _passes(
+                functools.partial(update, **extra_args), jax.tree.map(widened, grads), *others
+            ):
+                raise
+            raise TypeError(
+                f"train_step: {describe(tx)} wants updates in the dtype of the gradients, {min(narrow)}, and those of "
+                "optlab leave in float32: put keep_dtype around what stands inside of it, as in "
+                "apply_if_finite(keep_dtype(adamw(...)), 5)"
+            ) from error
+
+    return explained
+
+
+def _passes(function: Callable[..., Any], *arguments: Any) -> bool:
+    try:
+        jax.eval_shape(function, *arguments)
+    except Exception:
+        return False
+    return True
+
+
 def _first(loss_and_aux: Callable[..., tuple[Any, Any]], *batch_and_params: Any) -> Any:
     *batch, params = batch_and_params
     return loss_and_aux(params, *batch)[0]
@@ -102,7 +144,14 @@ def _scalar(loss: Any, wanted: str) -> Any:
 
 
 def _said(value: Any) -> str:
-    return f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
+    if isinstance(value, np.ndarray | np.generic):
+        return f"NumPy's {value.dtype}{list(value.shape)}"
+    if hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, optax.GradientTransformation):
+        return describe(value)
+    name = getattr(value, "__name__", None)
+    return f"the function {name}" if name and callable(value) else f"a {type(value).__name__}"
 
 
 def _require_differentiable(params: Any) -> None:
@@ -114,7 +163,27 @@ def _require_differentiable(params: Any) -> None:
             )
 
 
-def _refuse_donated(params: Any, state: Any, *batch: Any) -> None:
+_INSTEAD = {
+    "params": "leave it out with your framework's filter (nnx.split, eqx.partition), and put it back inside loss_fn",
+    "state": "give what tx.init returned, or the last step",
+    "batch": "leave it out of the batch",
+    "key": "give a jax.random.key",
+}
+
+
+def _refuse_what_is_no_array(params: Any, state: Any, batch: Any, key: Any) -> None:
+    """Says which leaf is no array, where JAX says that one isn't."""
+    for name, tree in {"params": params, "state": state, "batch": batch, "key": key}.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            try:
+                jax.typeof(leaf)
+            except TypeError:
+                raise TypeError(
+                    f"train_step: {name} at {_path(path)} is {_said(leaf)}, which is no array of JAX: {_INSTEAD[name]}"
+                ) from None
+
+
+def _refuse_donated(params: Any, state: Any, batch: Any) -> None:
     """Says which array can't be donated, where JAX says that one of them can't."""
     seen: dict[Hashable, str] = {}
     for name, tree in {"params": params, "state": state, "batch": batch}.items():
@@ -129,8 +198,8 @@ def _refuse_donated(params: Any, state: Any, *batch: Any) -> None:
                 ) from None
             if (other := seen.setdefault(id(leaf), place)) != place:
                 raise ValueError(
-                    f"train_step: {place} is the array of {other}: both can't be updated in place; copy one of them, "
-                    "as state = jax.jit(tx.init)(params) does"
+                    f"train_step: {place} is the array of {other}, which is updated in place: copy one of them, as "
+                    "state = jax.jit(tx.init)(params) does"
                 ) from None
 
 

@@ -21,6 +21,7 @@ ADAMW = optlab.adamw(1e-3, weight_decay=0.1)
 RATE = optlab.scale_by_learning_rate(0.1)
 DECAY = optlab.add_decayed_weights(0.1)
 STABLE = optlab.adams(1e-3, weight_decay=0.1).parts[0]
+TINY = jnp.finfo(jnp.float32).tiny
 
 
 class Row(NamedTuple):
@@ -185,8 +186,65 @@ HYPERPARAMETERS = {
         "a tuple will do",
         lambda: needs_a_tuple([1, 2]),
     ),
-    "another library's name": Row(
-        TypeError, "adam: no argument 'wd'; it takes learning_rate, b1, b2, eps", lambda: optlab.adam(1e-3, wd=0.1)
+    "too small for single precision": Row(
+        ValueError,
+        "sgd: learning_rate must be finite and >= 0, or a schedule, got 1e-38, which is 0 in float32",
+        lambda: optlab.sgd(1e-38),
+    ),
+    "too small for single precision, of an array": Row(
+        ValueError, "root: eps must be finite and >= 0, got ..., which is 0 in float32", lambda: optlab.root(TINY / 2)
+    ),
+    "too large for single precision": Row(
+        ValueError,
+        "adamw: weight_decay must be finite and >= 0, or a schedule, got 1e+39, which is inf in float32",
+        lambda: optlab.adamw(0.1, weight_decay=1e39),
+    ),
+    "too near to 1 for single precision": Row(
+        ValueError,
+        "lion: b2 must be in [0, 1), got 0.99999999999, which is 1 in float32",
+        lambda: optlab.lion(0.1, b2=0.99999999999, weight_decay=0.1),
+    ),
+    "a product too small for single precision": Row(
+        ValueError,
+        "shrink_weights: weight_decay must be finite and >= 0, or a schedule, got 1e-40, which is 0 in float32",
+        lambda: optlab.shrink_weights(optlab.product(1e-20, 1e-20)),
+    ),
+    "a schedule that begins below 0": Row(
+        ValueError,
+        "sgd: learning_rate must be finite and >= 0, or a schedule, got a schedule that begins at -0.1",
+        lambda: optlab.sgd(optax.linear_schedule(-0.1, 0.1, 10)),
+    ),
+    "a schedule that begins with infinity": Row(
+        ValueError,
+        "adamw: weight_decay must be finite and >= 0, or a schedule, got a schedule that begins at inf",
+        lambda: optlab.adamw(0.1, weight_decay=lambda count: jnp.astype(count, float) ** -0.5),
+    ),
+    "a factor that begins below 0": Row(
+        ValueError,
+        "product: factor must be finite and >= 0, or a schedule, got a schedule that begins at -1",
+        lambda: optlab.product(0.1, lambda count: -1.0),
+    ),
+    "a schedule that begins below 0, in a trace": Row(
+        ValueError,
+        "sgd: learning_rate must be finite and >= 0, or a schedule, got a schedule that begins at -1",
+        lambda: jax.eval_shape(lambda w: optlab.sgd(lambda count: count - 1).init(w), jnp.ones(2)),
+    ),
+    "half precision, rounded to 1": Row(
+        ValueError,
+        "adam: b2 must be in [0, 1), got 1.0 in bfloat16; give it in float32: optax.inject_hyperparams takes "
+        "hyperparam_dtype=jnp.float32",
+        lambda: optlab.adam(1e-3, b2=jnp.bfloat16(0.999)),
+    ),
+    "half precision, traced": Row(
+        ValueError,
+        "scale_by_ema: decay must be in [0, 1), got a traced one, of which those near 1 are 1 in float16; give ...",
+        lambda: jax.eval_shape(lambda decay: optlab.scale_by_ema(decay).init(PARAMS), jnp.float16(0.5)),
+    ),
+    "parameters first": Row(
+        TypeError,
+        "adam: learning_rate must be finite and >= 0, or a schedule, got {'dense': {'bias': Array([1., 1., 1.], "
+        "dtype=float32), 'kern... (dict)",
+        lambda: optlab.adam(PARAMS, 1e-3),
     ),
 }
 
@@ -519,7 +577,8 @@ SPACE = {
     ),
     "a penalty with another tree's mask": Row(
         ValueError,
-        "l2_penalty: the mask is no prefix of the parameters' tree: ...",
+        "l2_penalty: the mask and the params differ first at ['w']: nothing against float32[2]; optlab.masks makes "
+        "masks for any params",
         lambda: optlab.l2_penalty({"w": jnp.ones(2)}, 0.1, {"b": True}),
     ),
     "a penalty of integers": Row(
@@ -574,7 +633,7 @@ UPDATES = {
     ),
     "params missing in a fork": Row(
         ValueError,
-        "add_decayed_weights (in divide) needs params: call ...",
+        "add_decayed_weights (link 1 of 2 in divide) needs params: call ...",
         lambda: update(optlab.divide(DECAY, optlab.absolute()), params=None),
     ),
     "params missing among optax": Row(
@@ -584,7 +643,7 @@ UPDATES = {
     ),
     "params missing for stable decay": Row(
         ValueError,
-        "add_decayed_weights (in divide_and_decay_stably) needs params: call ...",
+        "add_decayed_weights (link 3 of 3 in divide_and_decay_stably) needs params: call ...",
         lambda: update(optlab.adams(1e-3, weight_decay=0.1), params=None),
     ),
     "params of another tree": Row(
@@ -846,32 +905,38 @@ UPDATES = {
 MASKS = {
     "mask of another tree": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at ['dense']['kernel']: nothing "
+        "against float32[2, 3]; optlab.masks makes masks for any params",
         lambda: masked({"dense": {"bias": True, "weight": True}}).init(PARAMS),
     ),
     "mask deeper than the params": Row(
         ValueError,
-        "chain: the mask is no prefix of the parameters' tree: ...",
+        "chain: the mask and the params differ first at ['dense']['bias']: a list against float32[3]; "
+        "optlab.masks makes masks for any params",
         lambda: optlab.adamw(1e-3, weight_decay=0.1, mask={"dense": {"bias": [True], "kernel": True}}).init(PARAMS),
     ),
     "mask that lacks a leaf": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at ['dense']['kernel']: nothing "
+        "against float32[2, 3]; optlab.masks makes masks for any params",
         lambda: masked({"dense": {"bias": True}}).init(PARAMS),
     ),
     "mask of other params at an update": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at ['dense']: nothing against a "
+        "dict; optlab.masks makes masks for any params",
         lambda: Update(masked({"scale": True}), PARAMS, DECAY.init(PARAMS), PARAMS),
     ),
     "mask of stable decay of another tree": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at ['dense']: nothing against a "
+        "dict; optlab.masks makes masks for any params",
         lambda: update(optlab.adams(1e-3, weight_decay=0.1, mask={"scale": True})),
     ),
     "mask function that gives nothing": Row(
         ValueError,
-        "add_decayed_weights: the mask is no prefix of the parameters' tree: ...",
+        "add_decayed_weights: the mask and the params differ first at the root: None against a dict; "
+        "optlab.masks makes masks for any params",
         lambda: masked(lambda params: None).init(PARAMS),
     ),
     "mask that is a name": Row(
@@ -999,7 +1064,17 @@ def test_every_hyperparameter_is_checked_by_the_name_of_its_transform(name, argu
 def test_what_is_next_to_the_refused_is_allowed():
     """The checks refuse no more than they say."""
     decay = jnp.float32(0.9)
+
+    def only_of_numbers(count):
+        return 0.1 if count < 3 else 0.2
+
     allowed = [
+        optlab.sgd(float(TINY)),
+        optlab.sgd(3e38),
+        optlab.sgd(only_of_numbers),
+        optlab.sgd(optax.linear_schedule(0.0, 0.1, 10)),
+        optlab.scale_by_ema(float(np.nextafter(np.float32(1), np.float32(0)))),
+        optlab.scale_by_ema(jnp.bfloat16(0.5)),
         optlab.scale_by_ema(0),
         optlab.root(0, 0),
         optlab.chain(optlab.scale_by_ema(0.9), optlab.sign(), optlab.bias_correct(0.99)),
@@ -1017,6 +1092,36 @@ def test_what_is_next_to_the_refused_is_allowed():
         return optlab.chain(optlab.scale_by_ema(decay), optlab.bias_correct(correction)).init(PARAMS)
 
     assert isinstance(jax.eval_shape(traced, 0.9, 0.8), optlab.State)
+
+
+def test_in_double_precision_more_is_allowed(x64):
+    for tx in optlab.sgd(1e-200), optlab.sgd(1e200), optlab.scale_by_ema(1 - 1e-12):
+        assert tx.init(jnp.ones(2)).count == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, jnp.float8_e4m3fn, np.float32, np.int32, jnp.int4])
+def test_a_scalar_of_numpy_is_a_number_whatever_its_dtype(dtype):
+    for value in np.array(2, dtype), np.array(2, dtype)[()]:
+        assert optlab.sgd(value) == optlab.sgd(2.0)
+
+
+def test_a_schedule_is_looked_at_once_and_leaves_nothing_in_the_program(monkeypatch):
+    counts = []
+
+    def schedule(count):
+        counts.append(count)
+        return 0.5 / (count + 1)
+
+    tx = optlab.adamw(schedule, weight_decay=optlab.product(0.1, schedule))
+    assert len(counts) == 1
+    state = tx.init(PARAMS)
+    assert len(counts) == 1
+
+    def init(rate):
+        return optlab.sgd(lambda count: rate * (count + 1)).init({})
+
+    assert [e.primitive.name for e in jax.make_jaxpr(init)(0.1).eqns] == []
+    assert len(jax.tree.leaves(state)) == 5
 
 
 # Not refused --------------------------------------------------------------------------------------------------------
@@ -1102,7 +1207,9 @@ def test_wrappers_with_a_branch_want_gradients_in_the_dtype_of_the_updates(peer)
 def test_injected_hyperparameters_are_rounded_to_the_weights_dtype_unless_told_otherwise():
     """optax's doing: in bfloat16 the usual `b2` is 1, and we say so where optax's optimizers divide by zero."""
     params = {"w": jnp.ones(3, jnp.bfloat16)}
-    with pytest.raises(ValueError, match=re.escape("adamw: b2 must be in [0, 1), got 1.0")):
-        optax.inject_hyperparams(optlab.adamw)(1e-3, weight_decay=0.1).init(params)
+    rounded = optax.inject_hyperparams(optlab.adamw)(1e-3, weight_decay=0.1)
+    for init in rounded.init, jax.jit(rounded.init):
+        with pytest.raises(ValueError, match=r"^adamw: b. must be .* in bfloat16; .* hyperparam_dtype=jnp.float32"):
+            init(params)
     told = optax.inject_hyperparams(optlab.adamw, hyperparam_dtype=jnp.float32)(1e-3, weight_decay=0.1)
     assert told.init(params).hyperparams["b2"].dtype == jnp.float32

@@ -148,7 +148,7 @@ def test_who_needs_params_is_placed_in_the_innermost_chain():
 
 def test_who_needs_params_is_placed_in_the_combinator_that_holds_it():
     tx = optlab.chain(optax.scale(1.0), both(optlab.add_l2_to_grad(0.1), optlab.sign()))
-    with pytest.raises(ValueError, match=r"^add_l2_to_grad \(in both\) needs params: call update"):
+    with pytest.raises(ValueError, match=r"^add_l2_to_grad \(link 1 of 2 in both\) needs params: call update"):
         tx.update(PARAMS, tx.init(PARAMS))
 
 

@@ -17,7 +17,7 @@ from conftest import lenient
 
 import optlab
 from optlab import compare
-from optlab.equations import symbols
+from optlab.equations import interpret, symbols
 from optlab.equations.comparison import Comparison
 from optlab.equations.zero import Undecided, is_zero
 
@@ -141,7 +141,10 @@ def test_equal_is_proved(name):
     found = compare(*EQUAL[name])
     assert found.equal
     assert (found.method, found.steps, found.first_step, found.difference) == ("proof", 3, None, None)
+    assert found.shapes == found.driven.shapes == ALL
+    assert found.driven.steps >= 60
     assert found.text.startswith("equal: ")
+    assert ", over 3 steps\n  at vectors (3,), matrices (4, 3) and (130, 129), leaves of 4 axes" in found.text
 
 
 def test_every_optimizer_in_common_with_optax_is_compared():
@@ -152,6 +155,122 @@ def test_every_optimizer_in_common_with_optax_is_compared():
 def _parameters(name: str) -> list[str]:
     value = getattr(optlab, name)
     return list(inspect.signature(value).parameters) if inspect.isfunction(value) else []
+
+
+# At the shapes that are named ---------------------------------------------------------------------------------------
+
+
+ALL = ((3,), (4, 3), (2, 3, 2, 4), (130, 129))
+VECTOR, SMALL, CONV, LARGE = ((shape,) for shape in ALL)
+
+
+@optlab.atom
+def _orthogonal():
+    return optlab.Rule(lambda u, slots, w, t: (jnp.linalg.qr(u)[0] if u.ndim == 2 else u, slots), elementwise=False)
+
+
+def _leaves(function: Callable[[str, Any], Any]) -> Any:
+    """A function of the path and the updates of each leaf."""
+
+    def update(u: Any, _: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, x: function(jax.tree_util.keystr(path), x), u)
+
+    return optax.stateless(update)
+
+
+def _doubled_from(step: int, test: Callable[[Any], bool]) -> Any:
+    def update(u: Any, count: Any, _: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.where((count >= step) & test(x), 2, 1) * x, u), count + 1
+
+    return optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), update)
+
+
+def _sgd_after(*links: Any) -> Any:
+    return optax.chain(*links, optax.sgd(0.1))
+
+
+FALSE_PROOFS: dict[str, tuple[Any, Any, tuple[Any, ...], int]] = {
+    "the factor of QR, or SGD": (
+        optlab.chain(_orthogonal(), optlab.scale_by_learning_rate(0.1)),
+        optlab.sgd(0.1),
+        SMALL + LARGE,
+        1,
+    ),
+    "Muon, or Nesterov": (
+        _sgd_after(optax.trace(0.9, nesterov=True), _orthogonal()),
+        optlab.nesterov(0.1, 0.9),
+        SMALL + LARGE,
+        1,
+    ),
+    "factored, or not": (
+        optax.adafactor(0.1, min_dim_size_to_factor=1),
+        optax.adafactor(0.1),
+        SMALL + CONV,
+        1,
+    ),
+    "factored where large, or never": (
+        optax.adafactor(0.1),
+        optax.adafactor(0.1, min_dim_size_to_factor=1000),
+        LARGE,
+        1,
+    ),
+    "convolutions flipped": (
+        _sgd_after(_leaves(lambda _, x: jnp.flip(x, 0) if x.ndim > 2 else x)),
+        optlab.sgd(0.1),
+        CONV,
+        1,
+    ),
+    "matrices decayed": (
+        optlab.adamw(0.1, weight_decay=0.1, mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params)),
+        optlab.adam(0.1),
+        SMALL + CONV + LARGE,
+        1,
+    ),
+    "one leaf by its name": (
+        _sgd_after(_leaves(lambda path, x: 2 * x if "embedding" in path else x)),
+        optlab.sgd(0.1),
+        LARGE,
+        1,
+    ),
+    "late, matrices": (_sgd_after(_doubled_from(58, lambda x: x.ndim > 1)), optlab.sgd(0.1), SMALL + CONV + LARGE, 59),
+    "late, all": (_sgd_after(_doubled_from(40, lambda x: True)), optlab.sgd(0.1), ALL, 41),
+    "clipped by the norm of all leaves, or of each": (
+        _sgd_after(optax.clip_by_global_norm(0.5)),
+        _sgd_after(_leaves(lambda _, x: jnp.where(jnp.linalg.norm(x) < 0.5, x, 0.5 * x / jnp.linalg.norm(x)))),
+        ALL,
+        1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FALSE_PROOFS)
+def test_what_is_equal_on_a_vector_alone_is_not_called_equal(name):
+    a, b, apart, step = FALSE_PROOFS[name]
+    found = compare(a, b)
+    assert (found.equal, found.method, found.first_step) == (False, "numbers", step)
+    assert set(found.apart) == set(apart)
+    assert set(found.shapes) == set(ALL) - set(apart)
+    assert found.text.startswith("different: ")
+    assert ("no difference seen at" in found.text) == (set(apart) != set(ALL))
+
+
+def test_what_can_not_be_read_on_matrices_is_not_proved_of_them():
+    tx = _sgd_after(_leaves(lambda _, x: x / jnp.abs(x).sum(-1, keepdims=True) if x.ndim == 2 else x))
+    found = compare(tx, tx)
+    assert (found.equal, found.method, found.shapes) == (True, "numbers", ALL)
+    assert found.notes == ("proved of vectors (3,), leaves of 4 axes (2, 3, 2, 4) alone",)
+    assert found.text.startswith("no difference found in numbers, and none excluded: ")
+
+
+def test_a_wrong_reading_proves_nothing(monkeypatch):
+    a, b = _sgd_after(_leaves(lambda _, x: jnp.abs(x))), optlab.sgd(0.1)
+    monkeypatch.setitem(interpret._MEANING, "abs", lambda x: x)
+    found = compare(a, b)
+    assert (found.equal, found.method, set(found.apart)) == (False, "numbers", set(ALL))
+    monkeypatch.setitem(interpret._MEANING, "abs", lambda x: 2 * x)
+    found = compare(a, _sgd_after(_leaves(lambda _, x: jnp.where(x < 0, -x, x))))
+    assert (found.equal, found.method, found.shapes) == (True, "numbers", ALL)
+    assert found.notes == ("what was read off a vector does not predict them",)
 
 
 # Different ----------------------------------------------------------------------------------------------------------
@@ -343,7 +462,8 @@ def test_out_of_time():
 def test_what_has_no_equations_is_run():
     found = compare(optax.noisy_sgd, optax.sgd)
     assert (found.equal, found.method, found.first_step, found.difference) == (False, "numbers", 1, None)
-    assert found.notes[0].startswith("in float64 on 100 random weights, since noisy_sgd can't be written")
+    assert found.notes[0].startswith("without equations, since noisy_sgd can't be written")
+    assert set(found.apart) == set(ALL)
     same = compare(functools.partial(optax.noisy_sgd, eta=0.0), functools.partial(optax.sgd, learning_rate=0.1))
     assert (same.equal, same.method) == (True, "numbers")
 

@@ -21,7 +21,8 @@ import optlab
 from optlab import explain
 from optlab.equations import explanation as explanation_module
 from optlab.equations import interpret, recurrences
-from optlab.equations.claims import Claim, Driven
+from optlab.equations.arrays import Program
+from optlab.equations.claims import Claim, Driven, kinds
 from optlab.equations.numeric import run as run_in_numbers
 
 README = Path(__file__).parents[2] / "README.md"
@@ -185,7 +186,8 @@ adamw(η, β₁ = 0.9, β₂ = 0.999, ε = 1e-8, λ)
   correction: divides mₜ by 1 − β₁ᵗ, vₜ by 1 − β₂ᵗ
   ε:          ε outside the root, √v̂ₜ + ε
   order:      momentum mₜ and normalization vₜ of the same gradient, then their quotient (the order of Adam)
-  holds for:  vectors (3,), matrices (4, 3) and (130, 129), leaves of 4 axes (2, 3, 2, 4): 64 steps in one tree, of gradients given and gradients of a quadratic"""
+  holds for:  vectors (3,), matrices (4, 3) and (130, 129), leaves of 4 axes (2, 3, 2, 4)
+  driven:     64 steps in one tree, gradients given and those of a quadratic"""
 
 ADAMW_LATEX = r"""\begin{aligned}
 m_t &= \beta_{1}\,m_{t-1} + g_t\,\left(1 - \beta_{1}\right) \\
@@ -701,6 +703,274 @@ def test_corrections_gathered_in_the_rate():
 )
 def test_words(made, field, words):
     assert getattr(explain(made).regime, field).startswith(words)
+
+
+# What a claim was checked on ----------------------------------------------------------------------------------------
+
+
+@optlab.atom
+def _orthogonal():
+    return optlab.Rule(lambda u, slots, w, t: (jnp.linalg.qr(u)[0] if u.ndim == 2 else u, slots), elementwise=False)
+
+
+def _of_shape(test: Callable[[Any], bool], then: Callable[[Any], Any]) -> Any:
+    """Another function of the updates of leaves that pass a test of their shape."""
+    return optax.stateless(lambda u, _: jax.tree.map(lambda x: then(x) if test(x) else x, u))
+
+
+def _named(test: Callable[[str], bool], then: Callable[[Any], Any]) -> Any:
+    """Another function of the updates of leaves whose path passes a test."""
+
+    def update(u: Any, _: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda k, x: then(x) if test(jax.tree_util.keystr(k)) else x, u)
+
+    return optax.stateless(update)
+
+
+def _late_on_matrices(from_step: int) -> Any:
+    """Doubles updates of matrices from a step on."""
+
+    def update(u: Any, count: Any, _: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.where((count >= from_step) & (x.ndim > 1), 2, 1) * x, u), count + 1
+
+    return optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), update)
+
+
+VECTOR, MATRICES, CONV = ((3,),), ((4, 3), (130, 129)), ((2, 3, 2, 4),)
+ALL = ((3,), (4, 3), (2, 3, 2, 4), (130, 129))
+ELSEWHERE: dict[str, tuple[Any, Any, str]] = {
+    "the factor of QR": (optlab.chain(_orthogonal(), optlab.scale_by_learning_rate(0.1)), MATRICES, "qr: "),
+    "momentum orthogonalized": (_descent(optax.trace(0.9), _orthogonal()), MATRICES, "qr: "),
+    "rows normalized": (
+        _descent(_of_shape(lambda x: x.ndim > 1, lambda x: x / jnp.abs(x).sum(-1, keepdims=True))),
+        (*MATRICES, *CONV),
+        "makes an array of shape",
+    ),
+    "a convolution's axes": (
+        _descent(_of_shape(lambda x: x.ndim > 2, lambda x: jnp.flip(x, 0))),
+        CONV,
+        "rev: has no formula",
+    ),
+    "transposed twice over": (
+        _descent(_of_shape(lambda x: x.ndim == 2, lambda x: jnp.cumsum(x.T, 0).T)),
+        MATRICES,
+        "transpose: puts the weights of a leaf in another order",
+    ),
+    "by size": (optax.adafactor, ((130, 129),), "depends on the number of weights"),
+    "by a small size": (functools.partial(optax.adafactor, min_dim_size_to_factor=1), (*MATRICES, *CONV), "depends on"),
+    "SM3": (optax.sm3, (*MATRICES, *CONV), "makes an array of shape"),
+    "by path": (_descent(_named(lambda path: "embedding" in path, jnp.sign)), ((130, 129),), "don't predict it"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_leaves_that_go_another_way_are_named(name):
+    made, shapes, reason = ELSEWHERE[name]
+    found = explain(made)
+    assert set(found.elsewhere) == set(found.claim.differs) == set(shapes)
+    assert set(found.claim.holds) == set(ALL) - set(shapes)
+    assert all(known.startswith("not read: ") and reason in known for known in found.elsewhere.values())
+    assert f", of {kinds(found.claim.holds)} alone\n" in found.text
+    assert " go another way, not read: " in found.text
+
+
+def test_what_reads_otherwise_on_matrices_is_shown_beside():
+    found = explain(functools.partial(optlab.adamw, mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params)))
+    other = found.elsewhere[4, 3]
+    assert found.claim.holds == VECTOR
+    assert set(found.elsewhere) == {*MATRICES, *CONV}
+    assert set(other.claim.holds) == {*MATRICES, *CONV}
+    assert other.equations == explained(optlab.adamw).equations
+    assert found.regime.site == "none"
+    assert other.regime.site == UPDATE
+    assert found.text.count("wₜ = ") == found.text.count("decay: ") == 2
+    shapes = "matrices (4, 3) and (130, 129), leaves of 4 axes (2, 3, 2, 4)"
+    assert f"  {shapes} go another way\n\n  mₜ = β₁·mₜ₋₁" in found.text
+
+
+def test_what_changes_late_on_matrices_is_seen():
+    assert set(explain(_descent(_late_on_matrices(59))).elsewhere) == {*MATRICES, *CONV}
+
+
+def test_what_is_read_off_a_vector_alone_is_no_claim():
+    alone = optax.stateless(lambda u, _: jax.tree.map(lambda x: x if len(jax.tree.leaves(u)) == 1 else jnp.sign(x), u))
+    message = (
+        "<lambda> can't be written as the recurrence of one weight: what was read off a vector does not predict it"
+    )
+    with pytest.raises(interpret.Inexpressible, match=f"^{message}, from step 1 of a leaf of shape"):
+        explain(_descent(alone))
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_every_equation_holds_where_it_says(name):
+    claim = explained(FACTORIES[name]).claim
+    assert claim.driven.steps >= 60
+    assert claim.driven.together
+    assert set(claim.holds) == set(ALL) - set({"optax.adafactor": ((130, 129),), "optax.sm3": ALL[1:]}.get(name, ()))
+    assert bool(claim.sums) == bool(re.search(r"Σ|N\b", explained(FACTORIES[name]).text.partition("decay:")[0]))
+
+
+@pytest.mark.parametrize(
+    ("made", "sums"),
+    [
+        (optax.lamb, "each leaf"),
+        (_descent(optax.clip_by_global_norm(0.5)), "all leaves"),
+        (_descent(optax.clip_by_block_rms(0.5)), "each leaf"),
+        (optlab.adams, "all leaves"),
+        (
+            lambda lr: optax.chain(optax.scale_by_trust_ratio(), optax.clip_by_global_norm(0.5), optax.scale(-lr)),
+            "√",
+        ),
+        (optax.sgd, ""),
+    ],
+)
+def test_what_sums_are_of(made, sums):
+    claim = explain(made).claim
+    assert claim.holds == ALL
+    assert claim.sums == sums or (sums == "√" and "all leaves" in claim.sums and "each leaf" in claim.sums)
+
+
+def test_a_tree_that_is_refused_is_run_leaf_by_leaf():
+    def alone(u: Any, _: Any) -> Any:
+        return u * jnp.ones_like(u)  # of a dict there is no product
+
+    found = explain(_descent(optax.stateless(alone)))
+    assert not found.claim.driven.together
+    assert found.claim.holds == ALL
+    assert "64 steps one by one" in found.text
+
+
+def test_leaves_that_are_refused_are_named():
+    def vectors(u: Any, _: Any) -> Any:
+        assert u.ndim < 3, "no convolutions here"
+        return u
+
+    found = explain(_descent(optax.stateless(vectors)))
+    assert found.elsewhere == {CONV[0]: "AssertionError: no convolutions here"}
+    assert "leaves of 4 axes (2, 3, 2, 4) go another way, AssertionError: no convolutions here" in found.text
+
+
+@pytest.mark.parametrize(
+    ("function", "equation"),
+    [
+        (lambda u: u * 7919.0, "7919·gₜ"),
+        (lambda u: u * 7907, "7907·gₜ"),
+        (lambda u: u / u.size, "gₜ/N"),
+        (lambda u: u * np.sqrt(u.size), "gₜ·√N"),
+        (lambda u: 3 * u / (u.size - 1), "3·gₜ/(N − 1)"),
+        (lambda u: u * 7919 + 7907 * u.size, "7919·gₜ"),
+        (lambda u: u / jnp.std(u), "gₜ·√N/√(Σ((gₜ − Σ(gₜ)/N)²))"),
+    ],
+)
+def test_a_number_is_a_number_and_a_size_a_size(function, equation):
+    def per_leaf(u: Any, _: Any) -> Any:
+        return jax.tree.map(function, u)
+
+    assert equation in explain(optax.stateless(per_leaf)).text
+
+
+def test_what_is_no_simple_function_of_the_size_is_refused():
+    with pytest.raises(interpret.Inexpressible, match="a constant depends on the number of weights: 8"):
+        explain(_descent(optax.stateless(lambda u, _: jax.tree.map(lambda x: x * np.log(x.size), u))))
+
+
+def _holding_the_norm(learning_rate):
+    def late(u: Any, w: Any) -> Any:
+        return jax.tree.map(lambda u, w: (w + u) * jnp.linalg.norm(w) / jnp.linalg.norm(w + u) - w, u, w)
+
+    return optax.chain(optax.sgd(learning_rate), optax.stateless(late))
+
+
+def _tangent(learning_rate):
+    def across(u: Any, w: Any) -> Any:
+        return jax.tree.map(lambda u, w: u - w * jnp.sum(u * w) / jnp.sum(w * w), u, w)
+
+    return optax.chain(optax.stateless(across), optax.sgd(learning_rate))
+
+
+@pytest.mark.parametrize("made", [_holding_the_norm, _tangent])
+def test_what_holds_the_norm_is_no_sign_trap(made):
+    regime = explain(made).regime
+    assert regime.site == "beside the update, by a factor of either sign that depends on sums over weights"
+    assert "grow" not in str(regime)
+
+
+@pytest.mark.parametrize(
+    ("made", "field", "words"),
+    [
+        (
+            _descent(optax.clip(0.7)),
+            "scale",
+            "scale-free from gradients around 1 on; from 0.001 on a thousand times the gradient gives",
+        ),
+        (optax.radam, "scale", "scale-free from step 6 on; before, a thousand times the gradient gives 1e+03 times"),
+        (optax.contrib.adopt, "order", "normalization by vₜ, then momentum mₜ (the order of LaProp)"),
+        (optax.contrib.adopt, "epsilon", "ε is the least that a divisor can be, max(ε, √vₜ₋₁)"),
+        (optax.contrib.acprop, "order", "averages mₜ of gradients and vₜ of their sizes, in an order without a name"),
+        (optax.contrib.prodigy, "epsilon", "ε·estim_lrₜ outside the root, ε·estim_lrₜ + √exp_avg_sqₜ"),
+        (optax.contrib.cocob, "epsilon", "ε is where scale₀ starts"),
+        (optax.contrib.madgrad, "order", "momentum sₜ and normalization grad_sum_sqₜ, then their quotient"),
+        (optax.contrib.schedule_free_sgd, "order", "no average of gradients or of their sizes"),
+        (optax.contrib.schedule_free_sgd, "site", "beside the update, by a factor that changes with the steps"),
+    ],
+)
+def test_what_only_some_steps_do_is_not_said_of_all(made, field, words):
+    assert getattr(explain(made).regime, field).startswith(words)
+
+
+def test_a_user_s_atom_is_drawn_whatever_its_name():
+    @optlab.atom
+    def chain(by):
+        return optlab.Rule(lambda u, slots, w, t: (u * by, slots))
+
+    @optlab.atom
+    def divide(by):
+        return optlab.Rule(lambda u, slots, w, t: (u / by, slots))
+
+    for tx in (chain(2.0), divide(2.0)):
+        assert optlab.draw(tx).split("\n") == ["updates", "│", repr(tx), "│", "▼"]
+
+
+# Arrays -------------------------------------------------------------------------------------------------------------
+
+
+def _programs() -> dict[str, Callable[..., Any]]:
+    def quotient(u: Any, w: Any) -> Any:
+        return jnp.where(u > w, u / w, jnp.sqrt(jnp.abs(u))) + jnp.sum(u * w, 0) - w.max(), jnp.argsort(u[:, 0])
+
+    def loops(u: Any, w: Any) -> Any:
+        x = jax.lax.fori_loop(0, 3, lambda _, x: x @ u.T @ u / 9, w)
+        return jax.lax.cond(x.sum() > 0, lambda x: x, lambda x: -x, x), jax.lax.scan(lambda c, x: (c + x, c), w[0], u)
+
+    def whole(u: Any, w: Any) -> Any:
+        k = jnp.asarray(3.7 * u, jnp.int32)
+        return k // 2, k % 3, k / 4, (k > 0) & ~(k > 2), jnp.sign(k), jnp.clip(w, -0.5, 0.5), u**3, jnp.round(w)
+
+    return {"quotient": quotient, "loops": loops, "whole": whole, "qr": lambda u, w: jnp.linalg.qr(u)[0] @ w.T}
+
+
+@pytest.mark.parametrize("name", _programs())
+def test_a_program_on_arrays_is_what_jax_computes(name):
+    rng = np.random.default_rng(0)
+    u, w = rng.normal(size=(2, 4, 3))
+    with lenient(), jax.enable_x64(True):
+        function = _programs()[name]
+        wanted = jax.tree.leaves(jax.jit(function)(u, w))
+        got = Program(jax.make_jaxpr(function)(u, w))(u, w)
+        for x, y in zip(got, wanted, strict=True):
+            assert np.shape(x) == y.shape
+            np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12)
+
+
+def test_a_program_does_not_round_where_a_cast_does():
+    def cast(u: Any) -> Any:
+        return (u.astype(jnp.bfloat16) * jnp.float32(0.1)).astype(jnp.float64)
+
+    u = np.array([1.23456789, -1e-5])
+    with lenient(), jax.enable_x64(True):
+        (got,) = Program(jax.make_jaxpr(cast)(u))(u)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, 0.1 * u, rtol=1e-15)
 
 
 # Bad input ----------------------------------------------------------------------------------------------------------

@@ -255,6 +255,25 @@ def test_sites_coincide_without_decay(use: Callable[..., None]) -> None:
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
+def at_the_end(task: Task, params: Any) -> int:
+    begin = one_run.start(task, jnp.int32(0))
+    return int(one_run.measured_at(task, begin, params, jnp.int32(NEVER), 12)["diverged_at"])
+
+
+def test_weights_whose_norm_is_infinite_have_diverged_whatever_the_loss() -> None:
+    task = dataclasses.replace(tiny.tiny(), metrics=lambda params, data: {"train_loss": jnp.float32(1)})
+    for size, diverged_at in ((1e18, NEVER), (1e30, 12), (np.nan, 12)):
+        assert at_the_end(task, {"slope": jnp.full(2, size, jnp.float32), "offset": jnp.zeros(())}) == diverged_at
+
+
+def test_a_loss_at_the_bound_has_not_diverged() -> None:
+    params = {"slope": jnp.zeros(2), "offset": jnp.zeros(())}
+    for loss, diverged_at in ((100, NEVER), (np.nextafter(np.float32(100), np.float32(101)), 12), (np.nan, 12)):
+        metrics = {"train_loss": jnp.float32(loss)}
+        task = dataclasses.replace(tiny.tiny(), metrics=lambda params, data, metrics=metrics: metrics)
+        assert at_the_end(task, params) == diverged_at
+
+
 def test_a_schedule_multiplies_the_rate_and_couplings_read_it(use: Callable[..., None]) -> None:
     use(1)
     task = dataclasses.replace(tiny.tiny(), schedule=lambda step: jnp.where(step < 4, 1.0, 0.0))
@@ -322,6 +341,23 @@ def test_a_chunk_fits_the_memory(use: Callable[..., None]) -> None:
     shape = plan.shape_of(tiny.STUDY, Structure("update"), limit)
     assert 1 <= shape.seeds * shape.cells < 18
     assert bytes_of(Structure("update"), shape) < needed
+
+
+def test_memory_is_of_all_devices_together(use: Callable[..., None]) -> None:
+    use(1)
+    alone = Programs(tiny.STUDY, tiny.tiny()).bytes(Structure("update"), Shape(1, 6))
+    use(4)
+    together = Programs(tiny.STUDY, tiny.tiny()).bytes(Structure("update"), Shape(4, 6))
+    assert together == pytest.approx(4 * alone, rel=0.1)
+
+
+def test_processes_share_the_runs_evenly(monkeypatch: pytest.MonkeyPatch, use: Callable[..., None]) -> None:
+    use(1)
+    limits = []
+    for count in (1, 2, 4):
+        monkeypatch.setattr(jax, "process_count", lambda count=count: count)
+        limits.append(plan.runs_at_once(tiny.STUDY, tiny.tiny(), lambda structure, shape: 0))
+    assert limits == [27, 14, 7]
 
 
 # The folder -----------------------------------------------------------------------------------------------------------

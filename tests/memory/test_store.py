@@ -424,6 +424,24 @@ def test_blocks_across_shards_are_refused():
     optlab.store(ADAMW, codecs.Int8(block=64)).init(w)
 
 
+@pytest.mark.parametrize(
+    ("codec", "columns", "remedy"),
+    [
+        (codecs.Float8(rounding="nearest"), 600, "as in codecs.Float8(block=75, rounding='nearest')"),
+        (codecs.int8, 8 * 38, "as in codecs.Int8(block=38)"),
+        (codecs.int8, 8 * 31, "; keep it in codecs.bfloat16, whose numbers share nothing, or shard another axis"),
+    ],
+)
+def test_the_remedy_against_blocks_across_shards_is_one(codec, columns, remedy):
+    mesh = jax.make_mesh((8,), ("x",))
+    w = jax.device_put(jnp.ones((50, columns)), NamedSharding(mesh, PartitionSpec(None, "x")))
+    with pytest.raises(ValueError, match=rf"{re.escape(remedy)}$"):
+        optlab.store(ADAMW, codec).init(w)
+    if "as in " in remedy:
+        optlab.store(ADAMW, eval(remedy.removeprefix("as in "))).init(w)
+    optlab.store(ADAMW, codecs.bfloat16).init(w)
+
+
 # Parts, kinds and names ---------------------------------------------------------------------------------------------
 
 
@@ -464,6 +482,14 @@ def test_a_codec_for_each_kind_of_slot():
     alone = optlab.store(ADAMW, {"numerator": codecs.bfloat16}).init(jnp.ones(5000)).slots
     assert alone["denominator"]["ema"].dtype == jnp.float32
     assert eval(repr(tx), vars(optlab)) == tx
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8", "int8"])
+def test_a_codec_by_its_name(name):
+    codec = getattr(codecs, name)
+    assert optlab.store(ADAMW, name) == optlab.store(ADAMW, codec)
+    assert optlab.store(ADAMW, {"ema": name}) == optlab.store(ADAMW, {"ema": codec})
+    assert codecs.BY_NAME[name] is codec
 
 
 def test_keystr_names_the_codes():
@@ -552,6 +578,70 @@ def test_bfloat16_weights_ignore_small_steps_unless_rounded_by_chance():
     assert abs(walked(50, rounding="stochastic") - 1.05) < 1e-3
 
 
+# 2**-8 is half a step of bfloat16 at one, and rounds to the even neighbour, which is one; a little more rounds up.
+MORE_THAN_HALF = {"bfloat16": (2**-8 * (1 + 2**-9), 1 + 2**-7), "float16": (2**-11 * (1 + 2**-11), 1 + 2**-10)}
+
+
+@pytest.mark.parametrize("dtype", MORE_THAN_HALF)
+def test_what_is_added_is_not_rounded_before(dtype):
+    """Summed in the dtype of the weights, the update would be rounded first, to half a step, and the sum to one."""
+    update, moved = MORE_THAN_HALF[dtype]
+    w, u = {"w": jnp.ones(3, dtype)}, {"w": jnp.full(3, update, jnp.float32)}
+    once = optlab.apply_updates(w, u)["w"]
+    assert once.dtype == dtype
+    np.testing.assert_array_equal(once, np.full(3, moved, once.dtype))
+    twice = w["w"] + u["w"].astype(dtype)
+    np.testing.assert_array_equal(twice, w["w"])
+
+
+def test_stochastic_rounding_is_of_the_whole_sum():
+    """Three quarters of a step go up three times of four; summed in the dtype of the weights, always."""
+    w, u = jnp.ones(1 << 12, jnp.bfloat16), jnp.full(1 << 12, 0.75 * 2**-7, jnp.float32)
+    up = optlab.apply_updates(w, u, rounding="stochastic", key=jax.random.key(0)) > 1
+    assert np.mean(up) == pytest.approx(0.75, abs=0.03)
+    assert np.all(w + u.astype(w.dtype) > 1)
+
+
+def test_double_updates_move_single_weights_once(x64):
+    w, u = jnp.float32(1), jnp.float64(2**-24 * (1 + 2**-26))
+    assert optlab.apply_updates(w, u) == np.float32(1 + 2**-23)
+    assert w + u.astype(jnp.float32) == w
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_updates_in_the_dtype_of_the_gradients(dtype):
+    w = {"w": public.random_tree((3, 4), 0, dtype), "nothing": None}
+    g, tx = jax.tree.map(lambda w: w + jnp.ones_like(w), w), optlab.keep_dtype(ADAMW)
+    u, state = jax.jit(tx.update)(g, tx.init(w), w)
+    wanted, same_state = jax.jit(ADAMW.update)(g, ADAMW.init(w), w)
+    assert u["w"].dtype == dtype
+    chex.assert_trees_all_equal(u["w"], wanted["w"].astype(dtype))
+    chex.assert_trees_all_equal(state, same_state)
+    assert optlab.keep_dtype(optlab.square()).update(jnp.ones(3, jnp.complex64), optlab.square().init(w))[0].dtype == (
+        jnp.float32
+    )
+
+
+WANT_ONE_DTYPE = {
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "conditionally_transform": lambda tx: optax.conditionally_transform(tx, lambda step: step >= 0),
+    "conditionally_mask": lambda tx: optax.conditionally_mask(tx, lambda step: step >= 0),
+}
+
+
+@pytest.mark.parametrize("around", WANT_ONE_DTYPE)
+def test_optax_chooses_between_updates_of_one_dtype(around, peer):
+    w = {"w": jnp.ones(4, jnp.bfloat16)}
+    with peer():
+        tx = WANT_ONE_DTYPE[around](optlab.keep_dtype(ADAMW))
+        u, _ = jax.jit(tx.update)(w, tx.init(w), w)
+        wanted = ADAMW.update(w, ADAMW.init(w), w)[0]["w"].astype(jnp.bfloat16)
+        np.testing.assert_array_equal(u["w"], wanted)
+        without = WANT_ONE_DTYPE[around](ADAMW)
+        with pytest.raises(TypeError, match="must have equal"):
+            without.update(w, without.init(w), w)
+
+
 @pytest.mark.device
 def test_kahan_keeps_what_rounding_takes():
     w = {"half": jnp.ones(100, jnp.bfloat16), "single": jnp.ones(100)}
@@ -572,6 +662,29 @@ class Unhashable(codecs.BFloat16):
     __hash__ = None
 
 
+class NoBlock(Halves):
+    block = 0
+
+
+class OneOfABlock(codecs.Int8):
+    def decode(self, stored):
+        return super().decode(stored)[..., :1]
+
+
+class Sum(codecs.BFloat16):
+    def encode(self, x, bits):
+        return jnp.sum(x)
+
+
+class Forgets(codecs.BFloat16):
+    def encode(self, x, bits):
+        return {}
+
+
+OURS = (
+    "must have block, encode, decode and error_bound, as those of optlab.codecs do, or be one of "
+    '"bfloat16", "float8", "int8"'
+)
 REFUSED = {
     "store: the codec must hash by value, as a frozen dataclass does, got codecs.Unhashable()": lambda: optlab.store(
         ADAMW, Unhashable()
@@ -579,14 +692,82 @@ REFUSED = {
     'apply_updates: a key is for rounding="stochastic"; rounding to nearest draws nothing': lambda: (
         optlab.apply_updates(jnp.ones(3), jnp.ones(3), key=jax.random.key(0))
     ),
-    "store: the transform must be made of rules, as optlab's own links are, got <optax scale_by_adam>": lambda: (
-        optlab.store(optax.scale_by_adam(), codecs.int8)
+    "store: the transform must be made of rules, as optlab's own links are, got <optax scale_by_adam>; if it holds "
+    "links of optlab, put store inside of it, around them": lambda: optlab.store(optax.scale_by_adam(), codecs.int8),
+    "store: <optax clip_by_global_norm> (link 1 of 4 in chain) is not made of rules: put it outside, "
+    "chain(<optax clip_by_global_norm>, store(...))": lambda: optlab.store(
+        optlab.chain(optax.clip_by_global_norm(1.0), ADAMW), codecs.int8
     ),
-    "store: codec must be a codec, or a mapping from names of slots to codecs, got 'int8'": lambda: optlab.store(
-        ADAMW, "int8"
+    "store: kahan() (link 4 of 4 in chain) is not made of rules: put it outside, chain(store(...), kahan())": lambda: (
+        optlab.store(optlab.chain(ADAMW, optlab.kahan()), codecs.int8)
     ),
-    "store: the codec of 'ema' must have block, encode, decode and error_bound, got 8": lambda: optlab.store(
-        ADAMW, {"ema": 8}
+    "store: <optax zero_nans> (link 2 of 4 in chain) is not made of rules: put it outside, "
+    "chain(store(...), <optax zero_nans>, store(...))": lambda: optlab.store(
+        optlab.chain(optlab.sign(), optax.zero_nans(), optlab.momentum(0.1)), codecs.int8
+    ),
+    "store: the transform is a MultiSteps: put store inside of it, MultiSteps(store(tx, codec), ...)": lambda: (
+        optlab.store(optax.MultiSteps(ADAMW, 2), codecs.int8)
+    ),
+    "store: the transform is the function adamw, not a transform: call it, adamw(...)": lambda: optlab.store(
+        optlab.adamw, codecs.int8
+    ),
+    f"store: the codec {OURS}, got 'int4'": lambda: optlab.store(ADAMW, "int4"),
+    f"store: the codec of 'ema' {OURS}, got 8": lambda: optlab.store(ADAMW, {"ema": 8}),
+    f"store: the codec {OURS}, got <class 'jax.numpy.bfloat16'>": lambda: optlab.store(ADAMW, jnp.bfloat16),
+    f"store: the codec {OURS}, got None": lambda: optlab.store(ADAMW, None),
+    "store: the codec is the class Int8: call it, Int8()": lambda: optlab.store(ADAMW, codecs.Int8),
+    "store: the codec of 'ema' is the class Float8: call it, Float8()": lambda: optlab.store(
+        ADAMW, {"ema": codecs.Float8}
+    ),
+    "store: the block of the codec must be a whole number >= 1, got 0": lambda: optlab.store(ADAMW, NoBlock()),
+    **{
+        f"store: codec must be a codec, or a mapping from names of slots to codecs, got {said}": (
+            lambda codec=codec: optlab.store(ADAMW, codec)
+        )
+        for said, codec in {"(1, 2)": (1, 2), "{}": {}, "{0: codecs.Int8()}": {0: codecs.int8}}.items()
+    },
+    "store: the codec must decode to floating-point numbers shaped as they were, [2, 256], got float32[2, 1]: "
+    "codecs.OneOfABlock()": lambda: optlab.store(ADAMW, OneOfABlock()),
+    "store: the codec of 'ema' must encode [2, 3] as arrays of 2 rows, got float32[]: codecs.Sum()": lambda: (
+        optlab.store(ADAMW, {"ema": Sum()})
+    ),
+    "store: the codec must encode [2, 3] as arrays of 2 rows, got nothing: codecs.Forgets()": lambda: optlab.store(
+        ADAMW, Forgets()
+    ),
+    "codecs.Float8: block must be a whole number >= 1, got True": lambda: codecs.Float8(True),
+    "apply_updates: key must be one jax.random.key, another one at each step, got 0": lambda: optlab.apply_updates(
+        jnp.ones(3), jnp.ones(3), rounding="stochastic", key=0
+    ),
+    "apply_updates: key must be one jax.random.key, another one at each step, got key<fry>[3]": lambda: (
+        optlab.apply_updates(
+            jnp.ones(3), jnp.ones(3), rounding="stochastic", key=jax.random.split(jax.random.key(0), 3)
+        )
+    ),
+    "apply_updates: updates and params differ first at ['b']: nothing against float32[3]": lambda: optlab.apply_updates(
+        {"a": jnp.ones(2), "b": jnp.ones(3)}, {"a": jnp.ones(2)}
+    ),
+    "apply_updates: at ['b']: updates have shape (3, 1), params (3,)": lambda: optlab.apply_updates(
+        {"a": None, "b": jnp.ones(3)}, {"a": None, "b": jnp.ones((3, 1))}
+    ),
+    "apply_updates: at ['b']: updates are complex (complex64), params are real (float32)": lambda: optlab.apply_updates(
+        {"b": jnp.ones(3)}, {"b": jnp.ones(3, jnp.complex64)}
+    ),
+    "apply_updates: at ['b']: expected an array, got None": lambda: optlab.apply_updates(
+        {"b": jnp.ones(3)}, {"b": None}
+    ),
+    "apply_updates: at ['n']: dtype int32 is neither floating-point nor complex; leave it out with optax.masked, "
+    "optax.partition or your framework's filter": lambda: optlab.apply_updates(
+        {"n": jnp.arange(3)}, {"n": jnp.ones(3)}
+    ),
+    "kahan: updates and params differ first at ['b']: nothing against float32[3]": lambda: optlab.kahan().update(
+        {}, optlab.kahan().init({"b": jnp.ones(3)}), {"b": jnp.ones(3)}
+    ),
+    "kahan: at the root: the state's error has shape (2,), params (3,); call init(params) anew": lambda: (
+        optlab.kahan().update(jnp.ones(3), optlab.kahan().init(jnp.ones(2)), jnp.ones(3))
+    ),
+    "keep_dtype: tx is the function sgd, not a transform: call it, sgd(...)": lambda: optlab.keep_dtype(optlab.sgd),
+    "add_decayed_weights (link 2 of 3 in chain) needs params: call update(updates, state, params)": lambda: (
+        optlab.keep_dtype(ADAMW).update(jnp.ones(3), ADAMW.init(jnp.ones(3)))
     ),
     "store: no slot is called 'emma'; the slots are denominator.ema, numerator.ema": lambda: optlab.store(
         ADAMW, {"emma": codecs.int8}
@@ -605,8 +786,8 @@ REFUSED = {
     "apply_updates: stochastic rounding needs a key, another one at each step: key=fold_in(key, step)": lambda: (
         optlab.apply_updates(jnp.ones(3), jnp.ones(3), rounding="stochastic")
     ),
-    "apply_updates: stochastic rounding is there for bfloat16 weights, got float16": lambda: optlab.apply_updates(
-        jnp.ones(3, jnp.float16), jnp.ones(3), rounding="stochastic", key=jax.random.key(0)
+    "apply_updates: at the root: stochastic rounding is there for bfloat16 weights, got float16": lambda: (
+        optlab.apply_updates(jnp.ones(3, jnp.float16), jnp.ones(3), rounding="stochastic", key=jax.random.key(0))
     ),
     "kahan needs params: call update(updates, state, params)": lambda: optlab.kahan().update(
         jnp.ones(3), optlab.kahan().init(jnp.ones(3))

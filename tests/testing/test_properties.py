@@ -98,6 +98,10 @@ EXEMPT = {
         "numbers are kept in single precision or wider": "what is left over of a sum has few digits that count",
         "half precision is computed in single": "it makes up for the rounding of half-precision weights",
     },
+    "keep_dtype": {
+        "numbers are kept in single precision or wider": "updates in the gradients' dtype are what it is for",
+        "half precision is computed in single": "and rounded to it",
+    },
     "adamw in bfloat16": {"numbers are kept in single precision or wider": "bfloat16 is what was asked for"},
     "adamw in int8": {"shardings are kept": "blocks of two numbers are refused in shards of one"},
     "a chain around optax": {"complex weights have no direction": "optax.clip takes real numbers only"},
@@ -230,6 +234,7 @@ def test_who_has_no_hyperparameters():
         "divide",
         "identity",
         "kahan",
+        "keep_dtype",
         "running_max",
         "sign",
         "square",

@@ -158,6 +158,57 @@ def test_optax_links_are_given_what_they_ask_for(peer):
             assert losses[-1] < 0.7 * losses[0]
 
 
+def keeping():
+    """A transform as optax writes them, whose state is what it was given last."""
+
+    def update(updates, state, params, *, value, grad, value_fn, **extra_args):
+        doubled = jax.tree.map(lambda w: w + w, params)
+        return updates, {"value": value, "grad": grad, "doubled": value_fn(doubled), "updates": updates}
+
+    def init(params):
+        number = jnp.zeros((), jnp.float32)
+        return {"value": number, "grad": params, "doubled": number, "updates": params}
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+HALVED = optlab.scale_by_ema(0.5)  # so it is at the first step
+GIVEN = {
+    "alone": (keeping(), lambda state: state, 1.0),
+    "behind a link": (optlab.chain(HALVED, keeping(), optlab.sgd(0.1)), lambda state: state[1], 0.5),
+    "behind a link of optax": (optlab.chain(optax.scale(0.5), keeping()), lambda state: state[1], 0.5),
+    "in a chain of optax": (optax.chain(HALVED, keeping()), lambda state: state[1], 0.5),
+    "in a fork": (optlab.divide(optlab.chain(HALVED, keeping()), HALVED), lambda state: state["numerator"][1], 0.5),
+    "in its own dtype": (optlab.keep_dtype(optlab.chain(HALVED, keeping())), lambda state: state[1], 0.5),
+    "masked": (optax.masked(keeping(), True), lambda state: state.inner_state, 1.0),
+}
+
+
+@pytest.mark.parametrize("has_aux", [False, True], ids=["loss", "aux"])
+@pytest.mark.parametrize("where", GIVEN)
+def test_value_gradient_and_loss_arrive_wherever_a_transform_stands(where, has_aux, peer):
+    tx, found, factor = GIVEN[where]
+    batch = BATCHES[0]
+    loss_fn = (lambda *given: (linear_loss(*given), jnp.ones(2))) if has_aux else linear_loss
+    with peer():
+        step = optlab.train_step(loss_fn, tx, has_aux=has_aux)
+        _, state, _ = step(jax.tree.map(jnp.copy, PARAMS), jax.tree.map(jnp.copy, tx.init(PARAMS)), batch)
+    value, grad = jax.value_and_grad(linear_loss)(PARAMS, batch)
+    given = found(state)
+    doubled = linear_loss(jax.tree.map(lambda w: w + w, PARAMS), batch)
+    assert_same([given["value"], given["grad"], given["doubled"]], [value, grad, doubled])
+    assert_same(given["updates"], jax.tree.map(lambda g: jnp.float32(factor) * g, grad))
+
+
+def test_the_gradient_that_is_given_is_the_steepest_for_complex_weights(peer):
+    tx = keeping()
+    params = jnp.array([1 + 2j, 3 - 1j], jnp.complex64)
+    with peer():
+        step = optlab.train_step(lambda w: jnp.sum(jnp.abs(w) ** 2), tx)
+        _, state, _ = step(jnp.copy(params), jax.tree.map(jnp.copy, tx.init(params)))
+    np.testing.assert_allclose(state["grad"], 2 * params, rtol=1e-6)
+
+
 # Equinox ------------------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +359,25 @@ REFUSED = {
         PARAMS | {"steps": jnp.arange(2)},
         r"params at \['steps'\] are int32\[2\], which have no gradient: leave them out with your framework's filter",
     ),
+    "a function in params": (
+        linear_loss,
+        {},
+        PARAMS | {"activation": jnp.tanh},
+        r"params at \['activation'\] is the function tanh, which is no array of JAX: leave it out with your "
+        r"framework's filter \(nnx.split, eqx.partition\), and put it back inside loss_fn",
+    ),
+    "an object in params": (
+        linear_loss,
+        {},
+        PARAMS | {"module": [object()]},
+        r"params at \['module'\]\[0\] is a object, which is no array of JAX: leave it out",
+    ),
+    "a loss of NumPy": (
+        lambda p, b: np.float32(1),
+        {},
+        PARAMS,
+        r"the loss must be one real number, got NumPy's float32\[\]",
+    ),
 }
 
 
@@ -317,6 +387,73 @@ def test_what_can_not_be_trained_is_refused_by_name(name):
     step = optlab.train_step(loss_fn, TX, **options)
     with pytest.raises(TypeError, match=f"^train_step: .*{message}"):
         step(params, TX.init(PARAMS), BATCHES[0])
+
+
+@pytest.mark.parametrize(
+    ("batch", "key", "message"),
+    [
+        (
+            {"text": ["a"]},
+            None,
+            r"batch at \[0\]\['text'\]\[0\] is a str, which is no array of JAX: leave it out of the batch",
+        ),
+        (
+            np.array([None]),
+            None,
+            r"batch at \[0\] is NumPy's object\[1\], which is no array of JAX: leave it out of the",
+        ),
+        (BATCHES[0], "seed", r"key at the root is a str, which is no array of JAX: give a jax.random.key"),
+    ],
+)
+def test_what_is_no_array_is_named(batch, key, message):
+    with pytest.raises(TypeError, match=f"^train_step: {message}"):
+        optlab.train_step(linear_loss, TX)(PARAMS, TX.init(PARAMS), batch, key=key)
+
+
+def test_an_error_of_the_loss_passes_though_something_is_a_number():
+    def loss_fn(params, batch):
+        raise TypeError("not my fault")
+
+    with pytest.raises(TypeError, match=r"^not my fault\b"):
+        optlab.train_step(loss_fn, TX)(PARAMS, TX.init(PARAMS), BATCHES[0])
+
+
+@pytest.mark.parametrize("loss_fn", [TX, None], ids=["a transform", "nothing"])
+def test_what_is_no_loss_is_refused(loss_fn):
+    with pytest.raises(TypeError, match=r"^train_step: loss_fn must be a function .* call train_step\(loss_fn, tx\)$"):
+        optlab.train_step(loss_fn, TX)
+
+
+def half(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda tx: optax.apply_if_finite(tx, 3), lambda tx: optlab.chain(optax.clip(1.0), optax.apply_if_finite(tx, 3))],
+    ids=["alone", "in a chain"],
+)
+def test_what_wants_updates_of_the_gradients_dtype_is_named_with_what_to_do(make, peer):
+    with peer():
+        tx = make(optlab.adamw(0.1, **ADAMW))
+        with pytest.raises(
+            TypeError,
+            match=r"^train_step: .*<optax apply_if_finite>.* wants updates in the dtype of the gradients, bfloat16, "
+            r"and those of optlab leave in float32: put keep_dtype around what stands inside of it, as in apply_if_",
+        ):
+            optlab.train_step(linear_loss, tx)(half(PARAMS), tx.init(half(PARAMS)), BATCHES[0])
+        tx = make(optlab.keep_dtype(optlab.adamw(0.1, **ADAMW)))
+        params, _, _ = optlab.train_step(linear_loss, tx)(half(PARAMS), tx.init(half(PARAMS)), BATCHES[0])
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+
+
+def test_errors_of_a_transform_that_are_no_matter_of_dtypes_pass(peer):
+    def update(updates, state, params=None):
+        raise TypeError("not my dtype")
+
+    tx = optax.GradientTransformation(optax.identity().init, update)
+    with peer(), pytest.raises(TypeError, match=r"^not my dtype\b"):
+        optlab.train_step(linear_loss, tx)(half(PARAMS), tx.init(PARAMS), BATCHES[0])
 
 
 def test_what_is_no_transform_is_refused():
@@ -344,6 +481,13 @@ def test_an_array_that_is_there_twice_is_named():
         match=r"^train_step: params at \['b'\] is the array of params at \['a'\].*as state = jax.jit\(tx.init\)",
     ):
         step({"a": one, "b": one}, TX.init({"a": one}))
+    one, two = jnp.ones((3,)), jnp.ones((3,))
+    step = optlab.train_step(lambda params, batch: jnp.sum(params["a"] * params["b"] * batch), TX)
+    with pytest.raises(
+        ValueError,
+        match=r"^train_step: batch at \[0\] is the array of params at \['a'\], which is updated in place: copy",
+    ):
+        step({"a": one, "b": two}, TX.init({"a": one}), one)
 
 
 def test_other_errors_pass_as_they_are():
