@@ -13,7 +13,7 @@ import optax
 from optlab.algebra import placing, trees
 from optlab.algebra.hyperparameters import Schedule
 from optlab.algebra.operands import Recipe, Table, spare_operands, values
-from optlab.algebra.rules import LeafError, Rule, Slots, applied, placed_like, require_array, statistics_dtype, widened
+from optlab.algebra.rules import LeafError, Rule, Slots, applied, require_array, statistics_dtype, widened
 from optlab.algebra.slots import Layout, own_slots, united
 from optlab.outside import jax_internals, optax_internals
 
@@ -71,7 +71,7 @@ def init(program: Program, params: Any) -> State:
     of_leaves: list[Slots] = []
     try:
         for w, bits in zip(leaves, all_bits, strict=True):
-            of_leaves.append(placed_like(w, rules[bits].init(widened(w))))
+            of_leaves.append(placing.where_it_lies(w, rules[bits].init(widened(w))))
     except LeafError as error:
         place = f"params at {trees.path_of(params, len(of_leaves))}"
         raise ValueError(_placed(program.name, place, error)) from None

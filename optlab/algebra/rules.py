@@ -8,9 +8,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
-
-from optlab.outside.jax_internals import is_traced
 
 Slots = dict[str, Any]
 
@@ -161,29 +158,6 @@ def widened(w: Any) -> Any:
     require_array(w)
     w = jnp.asarray(w)
     return w.astype(wide(w.dtype))
-
-
-def placed_like(w: Any, slots: Slots) -> Slots:
-    """The slots, those shaped like the weight on the devices where it lies, in a trace too.
-
-    There a constant lies nowhere, and a compiler that is left alone puts it on one device. What is computed of the
-    weight lies where that does, whatever the mesh and its axes: a zero made of it is subtracted, which no bit changes.
-    """
-    if not is_traced(w) or not _lies_on_a_mesh(w):
-        return slots
-    zero = (w == w) & (w != w)  # whatever the weight is, NaN too
-
-    def placed(x: Any) -> Any:
-        x = jnp.asarray(x)
-        return x - zero.astype(x.dtype) if x.shape == w.shape and jnp.issubdtype(x.dtype, jnp.number) else x
-
-    return jax.tree.map(placed, slots)
-
-
-def _lies_on_a_mesh(w: Any) -> bool:
-    """Whether there is a mesh, of axes that JAX looks after; inside `shard_map` a leaf is one shard already."""
-    mesh = jax.typeof(w).sharding.mesh
-    return not mesh.empty and AxisType.Manual not in mesh.axis_types
 
 
 def require_array(x: Any) -> None:

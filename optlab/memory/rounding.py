@@ -144,7 +144,9 @@ def kahan() -> Transform:
     """
 
     def init(params: Any) -> KahanState:
-        return KahanState(jax.tree.map(lambda w: jnp.zeros_like(w, dtype=jnp.bfloat16), params))
+        return KahanState(
+            jax.tree.map(lambda w: placing.where_it_lies(w, jnp.zeros_like(w, dtype=jnp.bfloat16)), params)
+        )
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, KahanState]:
         if params is None:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optlab.algebra import placing
 from optlab.algebra.hyperparameters import is_traced
-from optlab.algebra.rules import LeafError, Rule, Slots, placed_like
+from optlab.algebra.rules import LeafError, Rule, Slots
 from optlab.memory import blocks
 from optlab.memory.codecs import Codec
 
@@ -77,7 +78,7 @@ class Leaf(NamedTuple):
         """The slots that the rule begins with, encoded to nearest."""
         _require_whole_blocks(self.slots, w)
         half = jnp.uint32(1 << 31)  # the nearer neighbour
-        slots = placed_like(w, self.rule.init(w))
+        slots = placing.where_it_lies(w, self.rule.init(w))
         kept = [
             _maybe_abstract(lambda x, slot=slot: slot.encode(x, lambda: jnp.full(x.shape, half)), x)
             for slot, x in zip(self.slots, jax.tree.leaves(slots), strict=True)

@@ -116,8 +116,9 @@ def _with_every_kind_of_slot():
         _with_every_kind_of_slot(),
         optlab.chain(optax.clip(1.0), optlab.scale_by_ema(0.9)),
         optlab.store(optlab.heavy_ball(0.1, 0.9), optlab.codecs.bfloat16, min_size=0),
+        optlab.kahan(),
     ],
-    ids=["adamw", "every kind of slot", "beside optax's", "bfloat16"],
+    ids=["adamw", "every kind of slot", "beside optax's", "bfloat16", "kahan"],
 )
 def test_a_compiled_init_puts_slots_where_the_weights_lie(tx, spec, axis):
     """Constants of a trace lie nowhere; left alone, the compiler puts them on one device."""
