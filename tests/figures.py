@@ -63,6 +63,12 @@ def markdown() -> str:
         ("optimizers that `compare` has to prove equal", f"{len(test_compare.EQUAL)} pairs", "compare"),
         ("nearly equal ones, to part at the right step", f"{len(test_compare.NEAR)} pairs", "compare"),
         (
+            "equal on a vector alone, to part where they do",
+            f"{len(test_compare.FALSE_PROOFS)} pairs",
+            "compare",
+        ),
+        ("leaves that go another way, to be named", f"{len(test_explain.ELSEWHERE)} transforms", "explain"),
+        (
             "boxes of no family that `identify` may not claim",
             f"{len(black_boxes.OUTSIDERS)}, none claimed",
             "identify",

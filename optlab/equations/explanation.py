@@ -148,9 +148,9 @@ def _read(x: Any, axes: int) -> _Read:
 def _driven(x: Any, read: _Read) -> Runs:
     """Runs of the transform, at typical hyperparameters, or at its defaults where it refuses those."""
     names = read.found.hyperparameters
-    unnamed = dict.fromkeys(names, 0.5)
-    for typical in (unnamed | read.found.defaults | TYPICAL, unnamed | TYPICAL | read.found.defaults):
-        values = {name: typical[name] for name in names}
+    defaults = read.found.defaults
+    for first, second in ((TYPICAL, defaults), (defaults, TYPICAL)):
+        values = {name: first.get(name, second.get(name, 0.5)) for name in names}
         try:
             with lenient_float64():
                 _, tx, _ = instance(x, values, all_of=True)

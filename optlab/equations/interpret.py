@@ -252,8 +252,8 @@ def _inner_jaxprs(equation: Any) -> list[extended.ClosedJaxpr]:
 
 
 def _note(found: dict[int, Formula], of: Any, values: Sequence[Any], sizes: Sizes) -> None:
-    if not np.array_equal(*values, equal_nan=True):
-        found[id(of)] = _function_of_size(*map(float, values), sizes)
+    if not np.array_equal(values[0], values[1], equal_nan=True):
+        found[id(of)] = _function_of_size(float(values[0]), float(values[1]), sizes)
 
 
 def _function_of_size(value: float, other: float, sizes: Sizes) -> Formula:
@@ -269,7 +269,7 @@ def _function_of_size(value: float, other: float, sizes: Sizes) -> Formula:
         ratio = math.log(value / other) / math.log(sizes[0] / sizes[1])
         power = sp.Rational(fractions.Fraction(ratio).limit_denominator(4))
         factors = [x / size ** float(power) for x, size in zip((value, other), sizes, strict=True)]
-        if math.isclose(*factors, rel_tol=1e-6):
+        if math.isclose(factors[0], factors[1], rel_tol=1e-6):
             return number(np.float32(factors[0])) * n**power
     raise Inexpressible(
         f"a constant depends on the number of weights: {value:g} of {sizes[0]}, {other:g} of {sizes[1]}"
