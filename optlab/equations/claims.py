@@ -17,6 +17,7 @@ class Driven:
         the weights: those of a quadratic.
       values: of the hyperparameters that are symbols.
       together: whether the leaves were one tree; else each was run by itself, since a tree of them is refused.
+      moved: how far the weight went that went farthest, relative to its size: below 1e-9 there is little to see.
     """
 
     leaves: Mapping[str, Shape]
@@ -24,6 +25,7 @@ class Driven:
     scales: tuple[float, ...]
     values: Mapping[str, float]
     together: bool = True
+    moved: float = 1.0
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -31,7 +33,9 @@ class Driven:
 
     def __str__(self) -> str:
         how = "in one tree" if self.together else "one by one"
-        return f"{self.steps} steps {how}, gradients given and those of a quadratic"
+        moves = "no weight moves" if self.moved == 0 else "weights move too little to see"
+        unseen = f", in which {moves}" if self.moved < 1e-9 else ""
+        return f"{self.steps} steps {how}, gradients given and those of a quadratic{unseen}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,9 @@ TYPICAL: Mapping[str, float] = {
 }
 """Numbers at which every hyperparameter shows."""
 
-STEPS = 64
+STEPS, LONG, FEW = 64, 300, 1000
+"""Steps of a run; above how many only leaves of fewer weights are run."""
+
 SCALES = (1e-3, 1.0, 1e3)
 
 
@@ -90,23 +92,24 @@ def drive(
     Raises:
       NotRun: it runs on none of them, or not on those of `like`.
     """
+    leaves = {path: shape for path, shape in LEAVES.items() if steps <= LONG or math.prod(shape) < FEW}
     with lenient_float64():
         if not one_by_one and (like is None or like.driven.together):
             try:
-                return _runs([_Step(tx, LEAVES)], LEAVES, steps, values, {}, like)
+                return _runs([_Step(tx, leaves)], leaves, steps, values, {}, like)
             except Exception as error:
                 if like is not None:
                     raise NotRun(_first_line(error)) from error
         found: dict[str, _Step] = {}
         refused: dict[Shape, str] = {}
-        for path, shape in LEAVES.items():
+        for path, shape in leaves.items():
             try:
                 found[path] = _Step(tx, {path: shape}, bare=True)
                 _runs([found[path]], {path: shape}, 1, values, {}, None)
             except Exception as error:
                 refused[shape] = _first_line(error)
                 found.pop(path, None)
-        leaves = {path: LEAVES[path] for path in found}
+        leaves = {path: leaves[path] for path in found}
         if not found or (like is not None and leaves != like.driven.leaves):
             raise NotRun(next(iter(refused.values()), "it runs on other leaves"))
         return _runs(list(found.values()), leaves, steps, values, refused, like)
@@ -202,14 +205,16 @@ def _runs(
     if like is not None:
         gradients = [lambda step, weights, run=run: run.gradients[step] for run in like.runs]
     runs = tuple(_run(parts, start, gradient, steps) for gradient in gradients)
-    driven = Driven(dict(leaves), steps, SCALES, dict(values), together=len(leaves) > 1 and len(parts) == 1)
+    moved = max(float(np.max(np.abs(run.weights[[1, -1]] / start - 1))) for run in runs)
+    together = len(leaves) > 1 and len(parts) == 1
+    driven = Driven(dict(leaves), steps, SCALES, dict(values), together=together, moved=moved)
     return Runs(driven, runs, dict(refused))
 
 
 Gradient = Callable[[int, np.ndarray], np.ndarray]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def draw(size: int, steps: int) -> tuple[np.ndarray, np.ndarray, Gradient]:
     """Where all runs start; gradients to be given, of sizes around each of `SCALES` in turn, and some of them zero;
     and those of `sum(c*(w - target)**2)/2`, the curvature `c` another one for every weight.

@@ -23,7 +23,7 @@ class Explanation:
     """What one step of an optimizer does to one weight.
 
     Attributes:
-      recurrence: the step as it was read; see `optlab.equations.recurrence.Recurrence`.
+      recurrence: the step as it was read; see `optlab.equations.recurrences.Recurrence`.
       equations: SymPy equations in the order in which they are computed: each slot, its bias-corrected value under a
         hat where the step uses one, and the new weight. `w` is the weight before the step, `g` its gradient.
       regime: the same in words.
@@ -69,6 +69,8 @@ class Explanation:
     def latex(self) -> str:
         """The equations as an `aligned` environment, without dollar signs."""
         rows = [f"{printing.latex(equation.lhs)} &= {printing.latex(equation.rhs)}" for equation in self.equations]
+        if self.elsewhere:
+            rows.append(rf"& \text{{of {kinds(self.claim.holds)} alone}}")
         return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
 
     def _repr_latex_(self) -> str:
@@ -162,11 +164,15 @@ def _driven(x: Any, read: _Read) -> Runs:
 
 def _checked(read: _Read, runs: Runs) -> Explanation:
     """The equations and regime, with the claim that the runs leave of them."""
-    found = read.found
+    found, told = read.found, read.told
     equations = _equations(found)
     step = tuple((equation.lhs, equation.rhs) for equation in equations)
     values = {symbol: runs.driven.values[name] for name, symbol in found.hyperparameters.items()}
-    return Explanation(found, equations, regime_of(read.told), check(step, found.slots, values, read.schedules, runs))
+    claim = check(step, found.slots, values, read.schedules, runs)
+    if told is not found:
+        values = {symbol: told.defaults[name] for name, symbol in told.hyperparameters.items()}
+        told = told if check(told.step, told.slots, values, read.schedules, runs).holds == claim.holds else found
+    return Explanation(found, equations, regime_of(told), claim)
 
 
 def _elsewhere(x: Any, runs: Runs, claim: Claim) -> dict[Shape, "Explanation | str"]:

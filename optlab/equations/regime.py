@@ -200,6 +200,8 @@ def _order_of_moments(found: Recurrence, *, by_norm: bool) -> str:
             return "the sign of the gradient"
         if found.slots:
             return "no average of gradients or of their sizes"
+        if not weight.has(symbols.g):
+            return "the gradient is not used"
         return "the gradient, times a number for all weights" if by_norm else "the gradient as it is"
     if not seconds:
         if signs:
