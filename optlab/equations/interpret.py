@@ -242,8 +242,8 @@ def by_size(one: extended.ClosedJaxpr, other: extended.ClosedJaxpr, sizes: Sizes
         for pair in zip(*(equation.invars for equation in equations), strict=True):
             if all(isinstance(atom, extended.Literal) for atom in pair):
                 _note(found, pair[0], [np.asarray(atom.val).flat[0] for atom in pair], sizes)
-        for pair in zip(*map(_inner_jaxprs, equations), strict=True):
-            found |= by_size(*pair, sizes)
+        for inner, other_inner in zip(*map(_inner_jaxprs, equations), strict=True):
+            found |= by_size(inner, other_inner, sizes)
     return found
 
 
