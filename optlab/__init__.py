@@ -66,14 +66,13 @@ from optlab.optimizers import (
     signum,
 )
 from optlab.outside import extras
+from optlab.outside.version import __version__ as __version__
 from optlab.training import train_step
 
 if typing.TYPE_CHECKING:
     from optlab.blackbox import check, identify
     from optlab.equations.comparison import compare
     from optlab.equations.explanation import explain
-
-__version__ = "0.2.0.dev0"
 
 __getattr__ = extras.on_demand(
     __name__,

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optlab import __version__
 from optlab.lab.errors import StudyError
 from optlab.lab.files import UNFINISHED, replace
+from optlab.outside.version import __version__
 
 FOLDER = "unfinished"
 LAYOUT = 2  # 0.1.0, which wrote none, compared hyperparameters by six digits and no functions

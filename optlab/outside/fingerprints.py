@@ -113,9 +113,9 @@ class _Reader:
         if _is_generator(value):
             ours, text = value.name in _GENERATORS, value.name
         elif isinstance(value, type):
-            ours, text = ours or value.__module__ in ("builtins", "numpy", "ml_dtypes"), value.__qualname__
+            ours, text = ours or value.__module__ in ("builtins", "numpy", "ml_dtypes"), value.__name__
         elif callable(value) and not isinstance(value, np.dtype | jax.sharding.Mesh):
-            raise Opaque(f"holds the function {getattr(value, '__qualname__', kind.__name__)}, which is not traced")
+            raise Opaque(f"holds the function {getattr(value, '__name__', kind.__name__)}, which is not traced")
         if not ours or _ADDRESS.search(text):
             raise Opaque(f"holds {_a(kind.__name__)}, whose content can't be read")
         return _hash(kind.__name__, text, str(getattr(value, "weak_type", "")))

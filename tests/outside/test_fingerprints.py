@@ -13,6 +13,7 @@ import pytest
 from jax.experimental import io_callback
 from jax.experimental import pallas as pl
 
+from optlab.outside import jax_internals
 from optlab.outside.fingerprints import Opaque, fingerprint
 
 X = jax.ShapeDtypeStruct((3,), jnp.float32)
@@ -165,7 +166,7 @@ def test_what_may_change_is_opaque() -> None:
 
 
 def test_an_object_that_jax_knows_nothing_of_is_opaque() -> None:
-    own = jax.extend.core.Primitive("own")
+    own = jax_internals.Primitive("own")
     own.def_abstract_eval(lambda x, *, setting: x)
 
     class Setting:
