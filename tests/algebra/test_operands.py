@@ -115,11 +115,11 @@ def test_what_is_no_arithmetic_is_refused(asked):
         asked(number)
 
 
-def test_an_average_that_would_forget_nothing_is_refused_also_where_the_program_is_there_already():
+def test_an_average_that_would_forget_nothing_is_refused_also_where_the_program_is_there_already(x64):
+    """Of float32 weights, where others may be in float64."""
     three_steps(optlab.scale_by_ema(0.5))
     three_steps(optlab.adam(0.1, b2=0.5))
-    with jax.enable_x64(True):
-        tx = optlab.adam(0.1, b2=0.99999999999)
+    tx = optlab.adam(0.1, b2=0.99999999999)
     with pytest.raises(ValueError, match=r"decay 0.99999999999 is 1 in float32, so the average would forget nothing"):
         three_steps(tx)
 

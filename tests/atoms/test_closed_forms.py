@@ -16,7 +16,8 @@ from optlab import chain
 
 drawn = settings(derandomize=True, deadline=None, database=None, max_examples=25)
 
-SHARES = st.floats(0, 1 - 2**-20)  # what is nearer to 1 may round to it in float32, which is refused
+# What is nearer to 1, or to 0, may round to it in float32, which is refused.
+SHARES = st.just(0.0) | st.floats(2**-120, 1 - 2**-20)
 SIZES = st.floats(1e-6, 1e6)
 SIGNED_SIZES = st.builds(lambda size, sign: sign * size, SIZES, st.sampled_from([-1.0, 1.0]))
 NUMBERS = st.floats(-100, 100)
