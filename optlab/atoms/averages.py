@@ -27,7 +27,7 @@ def weight_sum(decay: Any, t: jax.Array, u: jax.Array) -> jax.Array:
     dtype = jnp.finfo(u.dtype).dtype
     steps = t.astype(dtype)
     if isinstance(decay, jax.Array):
-        return -jnp.expm1(steps * jnp.log(decay.astype(dtype)))
+        return _traced_weight_sum(decay.astype(dtype), steps)
 
     def kept(decay: float) -> float:
         rounded = float(np.asarray(decay, dtype))
@@ -42,6 +42,22 @@ def weight_sum(decay: Any, t: jax.Array, u: jax.Array) -> jax.Array:
 
     share = derived(lambda decay: (1 - decay) / (1 - kept(decay)), decay)
     return share * -jnp.expm1(steps * derived(log_kept, decay))
+
+
+@jax.custom_jvp
+def _traced_weight_sum(decay: jax.Array, steps: jax.Array) -> jax.Array:
+    """`1 - decay**steps`; a function of its own because the logarithm has no derivative at 0, where the power has."""
+    return -jnp.expm1(steps * jnp.log(decay))
+
+
+@jax.custom_jvp
+def _power(decay: jax.Array, steps: jax.Array) -> jax.Array:
+    """`decay**steps`, whose derivative is 0 at 0 steps; JAX has 0 times infinity there, at a decay of 0."""
+    return decay**steps
+
+
+_traced_weight_sum.defjvps(lambda tangent, _, decay, steps: -steps * _power(decay, steps - 1) * tangent, None)
+_power.defjvps(lambda tangent, _, decay, steps: steps * _power(decay, jnp.maximum(steps - 1, 0)) * tangent, None)
 
 
 def average(decay: Any, m: jax.Array, u: jax.Array) -> jax.Array:

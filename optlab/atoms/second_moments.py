@@ -19,6 +19,22 @@ def squared(u: jax.Array) -> jax.Array:
     return u.real * u.real + u.imag * u.imag if jnp.iscomplexobj(u) else u * u
 
 
+@jax.custom_jvp
+def square_root(x: jax.Array) -> jax.Array:
+    """`sqrt(x)`, with the derivative 0 at 0.
+
+    A second moment is 0 where there was no gradient yet, whatever the hyperparameters, and derivatives with respect to
+    them are not to become infinity times 0 there.
+    """
+    return jnp.sqrt(x)
+
+
+@square_root.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    root = square_root(*primals)
+    return root, jnp.where(root > 0, tangents[0] / (2 * jnp.where(root > 0, root, 1)), 0)
+
+
 @atom
 def square() -> Rule:
     """`u -> u**2`; for complex `u`, `|u|**2`, real."""
@@ -51,12 +67,13 @@ def root(eps: Scalar, eps_root: Scalar = 0.0) -> Rule:
     """`u -> sqrt(u + eps_root) + eps`.
 
     Args:
-      eps: >= 0, in the unit of the root.
+      eps: >= 0, in the unit of the root; at 0, and with `eps_root` 0, what is divided by it is not finite where `u`
+        is 0.
       eps_root: >= 0, in the unit of `u`, the square of the former.
     """
 
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
-        return jnp.sqrt(u + like(eps_root, u)) + like(eps, u), slots
+        return square_root(u + like(eps_root, u)) + like(eps, u), slots
 
     return Rule(update)
 
@@ -157,7 +174,7 @@ def scale_by_belief(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar) -> Ru
         m = average(b1, slots["ema"], u)
         s = average(b2, slots["deviation"], squared(u - m))
         s = s + like(eps_root, s)
-        divisor = jnp.sqrt(s / weight_sum(b2, t, u)) + like(eps, s)
+        divisor = square_root(s / weight_sum(b2, t, u)) + like(eps, s)
         return m / like(weight_sum(b1, t, u), u) / divisor.astype(u.dtype), {"ema": m, "deviation": s}
 
     return Rule(update, init)

@@ -23,8 +23,9 @@ def decay_cautiously(
     counts is the one before it.
 
     Args:
-      link, otherwise: made of rules, the former with the decay in it. For complex weights `u*w` is the real part of
-        `u * conj(w)`.
+      link, otherwise: made of rules, the former with the decay in it; given the other way round, the one that reads
+        the weights is taken for the link. For complex weights `u*w` is the real part of `u * conj(w)`. Signs are
+        compared, where the product may be too small or too large for its dtype.
 
     Raises:
       TypeError: one of the two is not made of rules.
@@ -39,17 +40,19 @@ def decay_cautiously(
     if descends(link) != descends(otherwise):
         raise ValueError("decay_cautiously: a learning rate on one side alone; put it on both, or behind")
 
+    turned = _reads_weights(otherwise) and not _reads_weights(link)
+
     def init(w: Any) -> Slots:
         return {"link": rule.init(w), "otherwise": other.init(w)}
 
     def update(u: Any, slots: Slots, w: Any, t: Any) -> tuple[Any, Slots]:
-        decayed, link_slots = rule.update(u, slots["link"], w, t)
-        plain, other_slots = other.update(u, slots["otherwise"], w, t)
+        first, link_slots = rule.update(u, slots["link"], w, t)
+        second, other_slots = other.update(u, slots["otherwise"], w, t)
         slots = {"link": link_slots, "otherwise": other_slots}
-        if not rule.needs_params:  # the decay is masked here
+        decayed, plain = (second, first) if turned else (first, second)
+        if not (other if turned else rule).needs_params:  # the decay is masked here
             return plain, slots
-        agree = jnp.real(u * jnp.conj(w.astype(u.dtype))) >= 0
-        return jnp.where(agree, decayed, plain), slots
+        return jnp.where(_agree(u, w.astype(u.dtype)), decayed, plain), slots
 
     both = Rule(
         update,
@@ -59,3 +62,15 @@ def decay_cautiously(
         compares_signs=True,
     )
     return lifted(decay_cautiously, both, parts=(link, otherwise))
+
+
+def _reads_weights(tx: Any) -> bool:
+    """Whether there is a decay in it, masked or not."""
+    return tx.rule.needs_params or any(map(_reads_weights, tx.parts))
+
+
+def _agree(u: Any, w: Any) -> Any:
+    """Whether `u*w >= 0`, of which the sign alone is taken."""
+    if jnp.iscomplexobj(u):
+        return jnp.real(jnp.sign(u) * jnp.conj(jnp.sign(w))) >= 0
+    return jnp.sign(u) * w >= 0

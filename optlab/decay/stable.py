@@ -11,6 +11,7 @@ from optlab.algebra.combinators import require_transform
 from optlab.algebra.hyperparameters import Scalar, checked, like
 from optlab.algebra.transform import Transform, rebuild, require_params
 from optlab.atoms.products import Product
+from optlab.atoms.second_moments import square_root
 
 
 class StableDecayState(NamedTuple):
@@ -67,7 +68,7 @@ def divide_and_decay_stably(
         return updates, StableDecayState(above, below, behind)
 
     def size(v: jax.Array) -> jax.Array:
-        return jnp.sqrt(v + like(eps_root, v)) + like(eps, v)
+        return square_root(v + like(eps_root, v)) + like(eps, v)
 
     hyperparams = {"eps": eps, "eps_root": eps_root}
     tx = Transform(init, update, maker=divide_and_decay_stably, hyperparams=hyperparams, parts=parts)

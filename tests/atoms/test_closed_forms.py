@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import optlab
 from optlab import chain
+from optlab.atoms.averages import weight_sum
 
 drawn = settings(derandomize=True, deadline=None, database=None, max_examples=25)
 
@@ -148,6 +149,21 @@ def test_the_corrected_average_of_a_constant_is_that_constant(dtype, decay):
         assert error[:10].max() <= 1e-6
         if decay <= 0.9 or decay == 0.99999:
             assert error.max() <= 1.1e-6
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-3, 0.5, 0.999])
+def test_the_sum_of_the_weights_of_an_average_has_the_derivatives_of_a_power(decay, x64):
+    """Of `1 - decay**t`, which are -1 and 0 at 0 after one step and after more: as powers, not through a logarithm."""
+
+    def after(t):
+        return lambda decay: weight_sum(decay, jnp.int32(t), jnp.float64(1))
+
+    for t in 1, 2, 3, 40:
+        first, second = jax.grad(after(t)), jax.grad(jax.grad(after(t)))
+        for got, wanted in (first, -t * decay ** (t - 1)), (second, -t * (t - 1) * decay ** max(t - 2, 0)):
+            np.testing.assert_allclose(got(jnp.float64(decay)), wanted, rtol=1e-9)
+        got = jax.jit(jax.vmap(first))(jnp.full(2, decay))
+        np.testing.assert_allclose(got, -t * decay ** (t - 1), rtol=1e-9)
 
 
 def test_amsgrads_second_moment_never_falls():

@@ -74,6 +74,33 @@ def test_the_gate_of_complex_weights_is_that_of_the_plane():
         np.testing.assert_allclose(gated, u + 0.5 * w if decays else u, rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-37, 1.0, 1e30, 3e38])
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_the_gate_compares_signs_where_the_product_is_no_number_any_more(size, dtype):
+    """1e-30 times -1e-30 is -0.0 in float32, which is >= 0; a rate of 0 keeps the result from overflowing."""
+    u = jnp.array([1.0, -1.0, 1.0, -1.0, 0.0, 1.0], dtype) * jnp.asarray(size, dtype)
+    w = jnp.array([1.0, 1.0, -1.0, -1.0, 1.0, 0.0], dtype) * jnp.asarray(size, dtype)
+    decayed = np.array([True, False, False, True, True, True])
+    gated = optlab.decay_cautiously(optlab.chain(marked(), optlab.add_decayed_weights(0.0)))
+    np.testing.assert_array_equal(update(gated, u, w), np.where(decayed, 7, u))
+
+
+@optlab.atom
+def marked():
+    return optlab.Rule(lambda u, slots, w, t: (jnp.full_like(u, 7), slots))
+
+
+def test_the_gate_takes_its_sides_in_either_order():
+    u, w = jnp.array([3.0, -3.0]), jnp.array([2.0, 2.0])
+    rate, shrink = optlab.scale_by_learning_rate(0.25), optlab.shrink_weights(0.5, mask=is_matrix)
+    for link in optlab.chain(rate, shrink), optlab.chain(rate, optlab.shrink_weights(0.5)):
+        for params, grads in (w, u), (w[None], u[None]):
+            turned = update(optlab.decay_cautiously(rate, link), grads, params)
+            np.testing.assert_array_equal(turned, update(optlab.decay_cautiously(link, rate), grads, params))
+            masked = "is_matrix" in repr(link) and params.ndim == 1
+            np.testing.assert_array_equal(np.ravel(turned), [-0.75 if masked else -1.75, 0.75])
+
+
 def test_adams_is_adam_behind_the_stable_gate():
     decay = optlab.Decay("update", gate="stable")
     mine = decay.apply_to(adam_core(), 0.1, 0.5, is_matrix)

@@ -270,6 +270,32 @@ def test_gradients_flow_through_hyperparameters(name, x64):
     assert any(abs(slope) > 1e-3 for slope in gradient.values())
 
 
+@pytest.mark.parametrize("name", WITH_NUMBERS)
+def test_gradients_flow_through_hyperparameters_that_are_zero(name, x64):
+    """0 is in every range, and at its end: the slope of a parabola through the points at 0, h and 2h is the gradient.
+
+    A weight without a gradient stands beside, whose second moment is 0 with any hyperparameters. `eps` stays above 0,
+    and so does the decay that AdaBelief's second moment is around, which would be 0 without it.
+    """
+    zero = {key: jnp.float64(1e-2 if key == "eps" else 0.0) for key in GRID if key in public.parameters(name)}
+    zero |= {"b1": jnp.float64(0.5)} if "belief" in name else {}
+
+    def loss(point, still=0.0):
+        tx, w = in_place(name, public.build(name, **point)), jnp.array([1.0, -2.0, 0.5])
+        state = tx.init(w)
+        with jax.disable_jit():
+            for slope in 1.0, 0.1, -0.3:
+                updates, state = tx.update(slope * (w + jnp.cos(w)) * jnp.array([1.0, 1.0, still]), state, w)
+                w = w + updates
+        return jnp.sum(jnp.sin(w))
+
+    assert all(np.isfinite(slope) for slope in jax.grad(loss)(zero).values())
+    gradient, h = jax.grad(loss)(zero, 1.0), 1e-5
+    assert all(np.isfinite(slope) for slope in gradient.values())
+    at = [loss({key: value + steps * h for key, value in zero.items()}, 1.0) for steps in range(3)]
+    np.testing.assert_allclose(sum(gradient.values()), (4 * at[1] - 3 * at[0] - at[2]) / (2 * h), rtol=1e-4, atol=1e-7)
+
+
 # Drawn at random ----------------------------------------------------------------------------------------------------
 
 drawn = settings(derandomize=True, deadline=None, max_examples=15, database=None)
