@@ -186,6 +186,7 @@ def test_numbers_of_any_type_are_one_value():
     assert optlab.sgd(1) == optlab.sgd(1.0) == optlab.sgd(np.float64(1)) == optlab.sgd(np.array(1))
     assert optlab.sgd(jnp.float32(0.5)) == optlab.sgd(jnp.float32(0.5))
     assert optlab.sgd(jnp.float32(0.5)) != optlab.sgd(jnp.float32(0.25))
+    assert optlab.sgd(jnp.float32(0)) != optlab.sgd(jnp.int32(0))  # of the same bytes
 
 
 def test_equal_transforms_are_the_same_static_argument():

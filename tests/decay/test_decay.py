@@ -107,6 +107,17 @@ def test_adams_is_adam_behind_the_stable_gate():
     assert mine == optlab.adams(0.1, eps=1e-3, weight_decay=0.5, mask=is_matrix)
 
 
+def test_the_mean_of_the_stable_gate_is_in_the_widest_dtype_of_the_leaves(x64):
+    """Where there are float64 weights, they decay as exactly as float64 says, whatever leaf comes first."""
+    params = {"a": jnp.ones(2, jnp.float32), "b": jnp.ones(2, jnp.float64), "c": jnp.ones(2, jnp.float32)}
+    grads = {name: w * size for (name, w), size in zip(params.items(), (0.5, 1 / 3, 0.25), strict=True)}
+    tx = optlab.divide_and_decay_stably(optlab.identity(), optlab.square(), optlab.add_decayed_weights(0.5), 1e-3)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    mean = np.mean([0.5**2, (1 / 3) ** 2, 0.25**2])
+    wanted = (1 / 3) / (1 / 3 + 1e-3) + 0.5 / (np.sqrt(mean) + 1e-3)
+    np.testing.assert_allclose(updates["b"], np.full(2, wanted), rtol=1e-14)
+
+
 def test_the_stable_gate_takes_the_eps_of_the_root():
     """`eps_root` too, under the decay as in the quotient."""
     core = optlab.divide(optlab.identity(), optlab.chain(optlab.square(), optlab.root(0.5, eps_root=2.0)))
