@@ -361,7 +361,8 @@ def _compare(relation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
                 *cases, (last, _) = cases_of(value)
                 return functools.reduce(lambda rest, case: where(case[1], rest, of(case[0])), reversed(cases), of(last))
         if b.is_zero:  # of a product of signs, that of the product
-            a = sp.Mul(*(each.args[0] if isinstance(each, sp.sign) else each for each in sp.Mul.make_args(a)))
+            inside = [each.args[0] if isinstance(each, sp.sign) else each for each in sp.Mul.make_args(a)]
+            a = functools.reduce(lambda product, each: product * each, inside, sp.S.One)
         return relation(a, b)
 
     return compare
