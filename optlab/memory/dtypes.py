@@ -17,9 +17,9 @@ def keep_dtype(tx: optax.GradientTransformation) -> Transform:
 
     Updates of optlab leave in float32, or wider, so that only applying them rounds. Where gradients are in bfloat16 or
     float16, `optax.apply_if_finite`, `conditionally_transform` and `conditionally_mask` raise TypeError at that, since
-    they choose between updates and gradients, and `optax.ema` or `apply_every` behind them change the dtype of their
-    state. There this link stands around the transform, inside of theirs. It rounds every step to nearest, before it is
-    added: to two or three digits, as optax's optimizers do; smaller ones than the weight can tell are lost either way.
+    they choose between updates and gradients; `optax.ema` and `apply_every`, behind ours in `optax.chain`, change the
+    types of their states. There this stands around ours. It rounds every step to nearest before the step is added, to
+    two or three digits, as optax's optimizers do.
 
     Args:
       tx: a transform of optlab or optax; in a chain, the whole run of links up to there.

@@ -46,9 +46,11 @@ def store(
 
     Blocks are runs of `codec.block` numbers along as few last axes as whole blocks fill, or along the last axis where
     none do, with a shorter one at its end. So `int8` takes 1 + 4/256 bytes for a number, and 1 + 4/c in a leaf whose
-    last axis has c < 256 numbers and whose size is no multiple of 256: above 1.05 if c < 80. A state that is sharded
-    later, like its weights or not, takes the same steps, if shards cut blocks with numbers sent around in each of them.
-    `optax.tree.map_params` knows codes as numbers of weights, what a block shares as none.
+    last axis has c < 256 numbers and whose size is no multiple of 256: above 1.05 if c < 80.
+
+    A state that is sharded after `init`, like its weights or otherwise, takes the same steps; where shards cut blocks,
+    numbers are sent around at each. `optax.tree.map_params` maps the codes with the weights, and hands the tree of what
+    blocks share, such as scales, to `transform_non_params`.
 
     Raises:
       TypeError: `tx` is not made of rules, as where optax's clipping stands in it; something is no codec.

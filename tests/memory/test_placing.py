@@ -116,6 +116,29 @@ def test_an_optimizer_of_numbers_and_seeds_that_are_traced():
 
 
 @pytest.mark.parametrize("form", ["float32", "int8"])
+def test_models_side_by_side_lie_as_one_does(form):
+    tx, mesh = FORMS[form], mesh_of(AxisType.Explicit)
+    w = jax.device_put(jnp.ones((3, *SHAPE)), NamedSharding(mesh, PartitionSpec(None, "x")))
+    state = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), tx.init(jnp.ones(SHAPE)))
+    assert jax.typeof(jax.eval_shape(jax.vmap(tx.update), w, state, w)[0]) == jax.typeof(w)
+
+
+def test_an_axis_that_shard_map_takes_leaves_the_other_explicit():
+    tx, mesh = FORMS["int8"], jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    w = jax.device_put(jnp.ones(SHAPE), NamedSharding(mesh, PartitionSpec("x", "y")))
+    step = jax.shard_map(
+        lambda w: tx.update(w, tx.init(w), w)[0], mesh=mesh, in_specs=ROWS, out_specs=ROWS, axis_names={"x"}
+    )
+    assert jax.typeof(jax.eval_shape(step, w)) == jax.typeof(w)
+
+
+def test_what_reaches_across_leaves_takes_any_too():
+    tx, mesh = optlab.adams(1e-2, weight_decay=0.1), mesh_of(AxisType.Explicit)
+    w, state = placed(jnp.ones(SHAPE), mesh, ROWS), placed(tx.init(jnp.ones(SHAPE)), mesh, COLUMNS)
+    assert types(jax.eval_shape(tx.update, w, state, w)) == types((w, state))
+
+
+@pytest.mark.parametrize("form", ["float32", "int8"])
 def test_training_leaves_weights_and_state_where_they_lie(form):
     """ZeRO-1: every device has the weights, and its share of the state."""
     tx, mesh = FORMS[form], mesh_of(AxisType.Explicit)

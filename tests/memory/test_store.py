@@ -368,16 +368,17 @@ def test_a_step_needs_little_temporary_memory(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("codec", "spec"),
+    ("codec", "spec", "axes"),
     [
-        (codecs.int8, PartitionSpec("x")),
-        (codecs.Int8(64, "nearest"), PartitionSpec(None, "x")),
-        (codecs.bfloat16, PartitionSpec(None, "x")),
+        (codecs.int8, PartitionSpec("x"), AxisType.Auto),
+        (codecs.int8, PartitionSpec("x"), AxisType.Explicit),
+        (codecs.Int8(64, "nearest"), PartitionSpec(None, "x"), AxisType.Auto),
+        (codecs.bfloat16, PartitionSpec(None, "x"), AxisType.Auto),
     ],
     ids=str,
 )
-def test_sharded_state_steps_to_the_bits_of_the_unsharded_and_nothing_is_gathered(codec, spec):
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+def test_sharded_state_steps_to_the_bits_of_the_unsharded_and_nothing_is_gathered(codec, spec, axes):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(axes,))
     shape = (256, 2048)
     tx = optlab.store(ADAMW, codec)
     g, w = public.random_tree(shape, 1), public.random_tree(shape, 0)
@@ -640,6 +641,19 @@ def test_optax_chooses_between_updates_of_one_dtype(around, peer):
         without = WANT_ONE_DTYPE[around](ADAMW)
         with pytest.raises(TypeError, match="must have equal"):
             without.update(w, without.init(w), w)
+
+
+def test_links_of_optax_behind_keep_the_types_of_their_states():
+    w = {"w": jnp.ones(4, jnp.bfloat16)}
+
+    def types(tx):
+        state = jax.eval_shape(tx.init, w)
+        return state, jax.eval_shape(tx.update, w, state, w)[1]
+
+    before, after = types(optax.chain(optlab.keep_dtype(ADAMW), optax.ema(0.9)))
+    assert after == before
+    before, after = types(optax.chain(ADAMW, optax.ema(0.9)))
+    assert after != before
 
 
 @pytest.mark.device
