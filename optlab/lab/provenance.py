@@ -47,7 +47,7 @@ def decided(study: Study, task: Task) -> Decided:
             values[name] = _UNTOLD
             if str(error) not in opaque.values():  # a whole run holds what the functions hold
                 opaque[name] = str(error)
-    return Decided(values | machine() | _settings(), opaque)
+    return Decided(values | machine() | settings(), opaque)
 
 
 def machine() -> dict[str, str]:
@@ -63,11 +63,11 @@ def _versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in packages)
 
 
-def _settings() -> dict[str, Any]:
-    settings = {name: jax.config.values[name] for name in SETTINGS if name in jax.config.values}
-    return {name: None if value is None else str(value) for name, value in settings.items()} | {
-        name: os.environ.get(name) for name in VARIABLES
-    }
+def settings() -> dict[str, str | None]:
+    """What of JAX's configuration and of the environment programs are compiled by."""
+    configured = {name: jax.config.values[name] for name in SETTINGS if name in jax.config.values}
+    said = {name: None if value is None else str(value) for name, value in configured.items()}
+    return said | {name: os.environ.get(name) for name in VARIABLES}
 
 
 def _programs(study: Study, task: Task) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
