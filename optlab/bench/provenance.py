@@ -30,11 +30,6 @@ def _commit() -> str:
     return asked.stdout.strip() or "unknown"
 
 
-def load() -> float | None:
-    """How many processes the machine had to run in the last minute; None where the system doesn't tell."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
 def load_between(before: float | None, after: float | None) -> str:
     if before is None or after is None:
         return f"unknown, {os.cpu_count()} cores"

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optlab.bench.provenance import load, load_between, setting
+from optlab.bench.provenance import load_between, setting
 from optlab.memory import codecs
 from optlab.memory.storage import store
 from optlab.optimizers import adamw
+from optlab.outside import system
 from optlab.training.step import train_step
 
 HYPERPARAMS = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
@@ -322,13 +323,13 @@ PARTS: dict[str, tuple[str, Callable[[int], list[Row]]]] = {
 
 def measure(parts: Sequence[str] = tuple(PARTS), repeats: int = REPEATS) -> dict[str, Any]:
     """All figures of the `parts`, as JSON can hold them."""
-    began = load()
+    began = system.load()
     rows = {part: [row._asdict() for row in PARTS[part][1](repeats)] for part in parts}
     peers = () if _torch() is None else ("torch",)
     return {
         "rows": rows,
         "left out": left_out(),
-        "setting": setting(repeats, *peers) | {"load": load_between(began, load())},
+        "setting": setting(repeats, *peers) | {"load": load_between(began, system.load())},
     }
 
 

@@ -12,7 +12,8 @@ import optax
 
 from optlab.algebra.transform import Transform
 from optlab.decay.sites import Decay
-from optlab.equations.explanation import explain
+from optlab.equations.claims import Shape, kinds
+from optlab.equations.explanation import Explanation, explain
 from optlab.equations.interpret import Inexpressible
 from optlab.equations.printing import text
 from optlab.lab.study import Structure, Study
@@ -20,11 +21,21 @@ from optlab.optimizers.cores import CORES, hyperparameters
 
 
 class Formulas(NamedTuple):
-    """What a structure computes: its equations, one per line, and where and how strongly it decays, in words."""
+    """What a structure computes.
+
+    Attributes:
+      equations: one per line.
+      site, coupling: where and how strongly it decays, in words.
+      holds: which leaves the equations hold for, and what was run to check that; empty in results of 0.1.0, which were
+        read off a vector and not checked.
+      elsewhere: by the leaves in words, the equations that hold there, or why there are none.
+    """
 
     equations: list[str]
     site: str
     coupling: str
+    holds: str
+    elsewhere: dict[str, list[str]]
 
 
 def formulas(study: Study, *, scheduled: bool) -> dict[str, Formulas]:
@@ -45,7 +56,19 @@ def as_text(found: Mapping[str, Formulas]) -> str:
 
 
 def from_text(text: str) -> dict[str, Formulas]:
-    return {structure: Formulas(**each) for structure, each in json.loads(text).items()}
+    """What `as_text` wrote, here or in another version.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    empty = Formulas([], "", "", "", {})._asdict()
+    try:
+        return {
+            structure: Formulas(**{name: type(value)(each.get(name, value)) for name, value in empty.items()})
+            for structure, each in json.loads(text).items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"no equations as optlab writes them: {error}") from None
 
 
 @functools.cache
@@ -53,9 +76,16 @@ def _formulas(structure: Structure, decay: Decay, core: str | Transform, schedul
     try:
         found = explain(_factory(decay, core, scheduled))
     except Inexpressible as error:
-        return Formulas([str(error)], structure.site, "")
-    lines = [f"{text(equation.lhs)} = {text(equation.rhs)}" for equation in found.equations]
-    return Formulas(lines, found.regime.site, found.regime.coupling)
+        return Formulas([str(error)], structure.site, "", "", {})
+    elsewhere: dict[tuple[str, ...], list[Shape]] = {}
+    for shape, known in found.elsewhere.items():
+        elsewhere.setdefault((known,) if isinstance(known, str) else tuple(_lines(known)), []).append(shape)
+    others = {kinds(shapes): list(known) for known, shapes in elsewhere.items()}
+    return Formulas(_lines(found), found.regime.site, found.regime.coupling, str(found.claim), others)
+
+
+def _lines(found: Explanation) -> list[str]:
+    return [f"{text(equation.lhs)} = {text(equation.rhs)}" for equation in found.equations]
 
 
 def _factory(decay: Decay, core: str | Transform, scheduled: bool) -> Callable[..., optax.GradientTransformation]:

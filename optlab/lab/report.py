@@ -76,16 +76,17 @@ def prepare(folder: Path, overwrite: bool, names: Sequence[str] = ()) -> None:
         raise StudyError(f"{folder} can't be written: {error.strerror}") from None
 
 
-def write(data: xr.Dataset, folder: Path) -> list[str]:
+def write(data: xr.Dataset, folder: str | Path) -> list[str]:
     """Writes the dataset, the figures and the page; each file is whole or not there. Gives their names."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     results.save(data, folder / results.FILE)
     return [results.FILE, *render(data, folder)]
 
 
-def render(data: xr.Dataset, folder: Path) -> list[str]:
+def render(data: xr.Dataset, folder: str | Path) -> list[str]:
     """Writes the figures and the page of a dataset, and gives their names."""
-    written, wide = [], {}
+    folder, written, wide = Path(folder), [], {}
     for name, make in FIGURES.items():
         figure = make(data)
         for kind in ("png", "svg"):

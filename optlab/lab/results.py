@@ -12,6 +12,7 @@ import xarray as xr
 from scipy import stats
 
 from optlab.lab import folder, record
+from optlab.lab.derivations import from_text
 from optlab.lab.errors import StudyError
 from optlab.lab.files import replace
 from optlab.lab.study import Structure, Study
@@ -112,25 +113,26 @@ def _place(study: Study, structure: Structure) -> tuple[Any, ...]:
 # Writing and reading --------------------------------------------------------------------------------------------------
 
 
-def save(results: xr.Dataset, path: Path) -> None:
+def save(results: xr.Dataset, path: str | Path) -> None:
     """Writes the dataset as netCDF; the file is whole or not there.
 
     Raises:
       StudyError: it can't be written.
     """
     encoding = {name: {"zlib": True, "complevel": 5, "shuffle": True} for name in results.data_vars}
-    replace(path, bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding)))
+    replace(Path(path), bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding)))
 
 
-def load(path: Path) -> xr.Dataset:
+def load(path: str | Path) -> xr.Dataset:
     """Reads what `save` wrote.
 
     Raises:
-      StudyError: no such file, no netCDF file, or one without a study's axes and variables.
+      StudyError: no such file, no netCDF file, or one without a study's axes and variables, without runs, or without
+        the equations of its structures.
     """
+    if not Path(path).is_file():
+        raise StudyError(f"{path} is not a file")
     try:
-        if not path.is_file():
-            raise StudyError(f"{path} is not a file")
         results = xr.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise StudyError(f"{path} is not a netCDF file ({str(error).splitlines()[0]})") from None
@@ -140,8 +142,16 @@ def load(path: Path) -> xr.Dataset:
         raise StudyError(f"{path} holds no study: it lacks {', '.join(missing)}")
     if any(set(results[name].dims) != set(AXES) for name in (*VARIABLES, *measured)):
         raise StudyError(f"{path} holds no whole study: its variables must have the axes {', '.join(AXES)}")
+    if (empty := [axis for axis in AXES if not results.sizes[axis]]) or not results.trained.any():
+        raise StudyError(f"{path} holds no run: {f'its axis {empty[0]} is empty' if empty else 'none was trained'}")
     if unknown := [name for name in ATTRIBUTES if name not in results.attrs]:
         raise StudyError(f"{path} does not say how it was run: it lacks {', '.join(unknown)}")
+    try:
+        told = from_text(results.attrs["equations"])
+    except ValueError as error:
+        raise StudyError(f"{path} holds {error}") from None
+    if untold := [name for name in by_structure(results).structure.values.tolist() if name not in told]:
+        raise StudyError(f"{path} does not say what {', '.join(untold)} computes")
     return results.transpose(*AXES, ...)
 
 

@@ -19,11 +19,11 @@ from optlab.decay.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.lab.errors import StudyError
 from optlab.lab.schedules import SCHEDULES, schedule
 from optlab.lab.tasks import TASKS, Task
+from optlab.lab.tasks.task import whole
 from optlab.optimizers.cores import CORES, hyperparameters
 
 NATURAL = "natural"
 BUNDLED = Path(__file__).parent / "studies"
-MOST = 2**31 - 1  # seeds and steps are int32
 TINIEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # what is smaller, XLA takes for 0
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -111,6 +111,11 @@ class Study:
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
+            if callable(self.task):
+                name = getattr(self.task, "__name__", repr(self.task))
+                raise StudyError(
+                    f"the task is the function {name}: call it, {name}(...), or give a name, such as 'digits'"
+                )
             _require_known("task", [self.task], TASKS)
         for axis, known in (("sites", SITES), ("couplings", (NATURAL, *COUPLINGS)), ("gates", GATES)):
             _require_known(axis.removesuffix("s"), self._axis(axis), known)
@@ -121,7 +126,10 @@ class Study:
             object.__setattr__(self, axis, _numbers(axis, self._axis(axis)))
         for name in ("seeds", "steps", "every"):
             if (number := getattr(self, name)) is not None or name == "seeds":
-                object.__setattr__(self, name, _whole(name, number))
+                try:
+                    object.__setattr__(self, name, whole(name, number))
+                except ValueError as error:
+                    raise StudyError(str(error)) from None
         if not isinstance(self.measure_decay, bool):
             raise StudyError(f"measure_decay must be true or false, got {self.measure_decay!r}")
         if isinstance(self.task, Task):
@@ -316,16 +324,6 @@ def read(path: str | Path) -> Study:
 def _plain(value: Any) -> Any:
     """A number of NumPy or JAX as one of Python."""
     return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
-
-
-def _whole(name: str, value: Any) -> int:
-    """`value`, made sure to be a whole number from 1 that int32 holds."""
-    value = _plain(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise StudyError(f"{name} must be a whole number from 1, got {value!r}")
-    if value > MOST:
-        raise StudyError(f"{name} must be at most {MOST}, got {value}")
-    return value
 
 
 def _numbers(name: str, values: Sequence[Any]) -> tuple[float, ...]:

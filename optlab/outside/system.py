@@ -14,6 +14,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def load() -> float | None:
+    """How many processes were running or waiting in the last minute; None where the system doesn't say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def processor() -> str:
     """The model of the processor, as exactly as the system says it."""
     with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ import pytest
 from optlab import cli
 from optlab.bench import provenance
 from optlab.bench import steps as bench
+from optlab.outside import system
 
 TINY = {"one leaf": [(64,)], "three leaves": [(4, 4), (2, 8), (8,)]}
 
@@ -71,8 +72,8 @@ def test_where_it_was_measured_is_said_without_git_and_without_a_load(monkeypatc
     monkeypatch.setattr(provenance.subprocess, "run", no_git)
     assert provenance.setting(3)["commit"] == "unknown"
     assert provenance.setting(3, "flax")["versions"].startswith(provenance.setting(3)["versions"] + ", flax ")
-    monkeypatch.delattr(provenance.os, "getloadavg")
-    assert provenance.load() is None
+    monkeypatch.delattr(system.os, "getloadavg", raising=False)
+    assert system.load() is None
     assert provenance.load_between(None, None).startswith("unknown, ")
     assert provenance.load_between(0.12, 3.0).startswith("0.1 before, 3.0 after, ")
 

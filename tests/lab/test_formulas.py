@@ -1,5 +1,6 @@
 """The equations of a report are those of the transforms that a study trains with."""
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -61,6 +62,40 @@ def test_a_core_without_a_name_keeps_its_numbers_and_one_without_equations_says_
 def test_the_equations_survive_the_file_of_a_study():
     found = formulas(Study(sites=("update", "after")), scheduled=False)
     assert from_text(as_text(found)) == found
+
+
+@optlab.atom
+def orthogonal():
+    def update(u, slots, w, t):
+        return jnp.linalg.qr(u)[0] if u.ndim == 2 else u, slots
+
+    return optlab.Rule(update, elementwise=False)
+
+
+def test_the_equations_say_which_leaves_they_hold_for():
+    update = formulas(Study(sites=("update",), core="sgd"), scheduled=False)["update"]
+    assert update.holds.startswith("holds for vectors (")
+    assert "matrices (" in update.holds
+    assert update.elsewhere == {}
+    study = Study(sites=("update",), core=optlab.chain(orthogonal()))
+    apart = formulas(study, scheduled=False)["update"]
+    assert apart.equations == update.equations
+    assert apart.holds.startswith("holds for vectors (")
+    assert "matrices" not in apart.holds
+    ((matrices, said),) = apart.elsewhere.items()
+    assert matrices.startswith("matrices (")
+    assert said != update.equations
+    assert from_text(as_text({"update": apart})) == {"update": apart}
+
+
+def test_equations_of_results_before_they_were_checked_and_of_later_ones_are_read():
+    before = '{"update": {"equations": ["w = 1"], "site": "update", "coupling": "none"}}'
+    found = from_text(before)["update"]
+    assert (found.equations, found.holds, found.elsewhere) == (["w = 1"], "", {})
+    assert from_text(before.replace('"site"', '"later": 1, "site"'))["update"] == found
+    for garbled in ("w = 1", "[]", '{"update": 1}'):
+        with pytest.raises(ValueError, match="no equations as optlab writes them"):
+            from_text(garbled)
 
 
 def test_the_kept_study_has_the_equations_of_its_sites():

@@ -1,6 +1,7 @@
 """The lab: a study's numbers, its folder, and what the command line says to bad input."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import xarray as xr
 import optlab
 from optlab import cli
 from optlab.lab import report, results
-from optlab.lab.derivations import as_text, formulas
+from optlab.lab.derivations import Formulas, as_text, formulas
 from optlab.lab.engine import run
 from optlab.lab.errors import StudyError
 from optlab.lab.one_run import NEVER, start
@@ -186,6 +187,28 @@ def test_the_page_needs_nothing_else(folder: Path, small: xr.Dataset) -> None:
     for found in formulas(SMALL, scheduled=False).values():
         assert "\n".join(found.equations) in page
         assert found.coupling in page
+        assert f"H{found.holds.removeprefix('h')}." in page
+
+
+def test_the_page_says_which_leaves_its_equations_hold_for() -> None:
+    checked = Formulas(["w = 1"], "update", "κ", "holds for vectors (3,)", {"matrices (4, 3)": ["w = 2", "v = 3"]})
+    told = {"none": checked._replace(holds="", elsewhere={}), "update": checked}
+    data = made_up(np.full((2, 2, 2, 3), 0.5)).assign_attrs(equations=as_text(told))
+    none, update = report.page(data, {"maps": b"<svg/>"}).split('class="equations"')[1:]
+    assert "Read off a vector; for leaves of other shapes it was not checked." in none
+    assert "Holds for vectors (3,)." in update
+    assert re.search(r"Matrices \(4, 3\) go another way:</p>\s*<pre>w = 2\nv = 3</pre>", update)
+
+
+def test_one_seed_is_said_to_have_no_intervals() -> None:
+    data = made_up(np.full((2, 2, 2, 3), 0.5))
+    many, one = (report.page(each, {"maps": b"<svg/>"}) for each in (data, data.isel(seed=[0])))
+    assert "95% confidence interval over the seeds" in many
+    assert "One seed has no" not in many
+    assert "confidence interval over the seeds" not in one
+    assert "One seed has no\nintervals" in one
+    assert "seed 0</dd>" in one
+    assert "50.0 ± ?" in one
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -252,6 +275,14 @@ BAD_INPUT = {
     "folder of no name": (("study", "decay", "--output", ""), "the name of a folder is empty"),
     "name too long": (("study", "decay", "--output", "{tmp}/" + 300 * "x"), "can't be written: File name too long"),
     "a study cut down": (("report", "{tmp}/cut.nc"), "cut.nc holds no whole study: its variables must have the axes"),
+    "a study without seeds": (("report", "{tmp}/seedless.nc"), "seedless.nc holds no run: its axis seed is empty"),
+    "a study without decays": (("report", "{tmp}/decayless.nc"), "holds no run: its axis weight_decay is empty"),
+    "a study without a trained run": (("report", "{tmp}/untrained.nc"), "holds no run: none was trained"),
+    "equations that are none": (("report", "{tmp}/garbled.nc"), "garbled.nc holds no equations as optlab writes them"),
+    "a structure without equations": (
+        ("report", "{tmp}/untold.nc"),
+        "untold.nc does not say what none, update computes",
+    ),
     "a study of nothing known": (
         ("report", "{tmp}/bare.nc"),
         "bare.nc does not say how it was run: it lacks task, description",
@@ -266,6 +297,11 @@ def test_bad_input_is_one_line_and_status_2(case: str, tmp_path: Path, capsys: p
     data = made_up(np.full((2, 2, 2, 3), 0.5))
     data.isel(seed=0).to_netcdf(tmp_path / "cut.nc", engine="h5netcdf")
     data.drop_attrs().to_netcdf(tmp_path / "bare.nc", engine="h5netcdf")
+    data.isel(seed=slice(0)).to_netcdf(tmp_path / "seedless.nc", engine="h5netcdf")
+    data.isel(weight_decay=slice(0)).to_netcdf(tmp_path / "decayless.nc", engine="h5netcdf")
+    data.assign(trained=~data.trained).to_netcdf(tmp_path / "untrained.nc", engine="h5netcdf")
+    data.assign_attrs(equations="w - g").to_netcdf(tmp_path / "garbled.nc", engine="h5netcdf")
+    data.assign_attrs(equations="{}").to_netcdf(tmp_path / "untold.nc", engine="h5netcdf")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     arguments, message = BAD_INPUT[case]
     status = cli.main([argument.format(tmp=tmp_path) for argument in arguments])

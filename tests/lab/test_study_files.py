@@ -274,6 +274,7 @@ def test_what_has_another_name_elsewhere_is_told_its_own(
 
 BAD_STUDIES = {
     "a function for a core": (lambda: Study(core=optax.scale_by_adam), "the core is the function scale_by_adam, not a"),  # pyright: ignore
+    "a function for a task": (lambda: Study(task=TASKS["digits"]), "the task is the function digits: call it"),  # pyright: ignore
     "a core that descends": (lambda: Study(core=sgd(0.1)), "two minus signs climb"),
     "text for a rate": (lambda: Study(learning_rates=("1e-2",)), "learning_rates must be finite and >= 0, got '1e-2'"),  # pyright: ignore
     "a transform and b1": (lambda: Study(core=sgd(0.1), b1=0.9), "b1 belong to a core that is given by name"),

@@ -26,6 +26,7 @@ from optlab.lab.tasks import digits, landscapes, language, modular, python_lm_sm
 from optlab.lab.tasks import handwriting_conv as convolutional
 from optlab.lab.tasks import handwriting_dense as dense
 from optlab.lab.tasks import supervision as smooth
+from optlab.lab.tasks.task import steps_between
 
 pytestmark = pytest.mark.xdist_group("tasks")
 
@@ -745,6 +746,10 @@ BAD = {
     "no steps on a landscape": (lambda: TASKS["beale"](steps=0), "beale: steps must be a whole number from 1, got 0"),
     "steps in words": (lambda: bare(steps="20"), "task own: steps must be a whole number from 1, got '20'"),
     "true steps": (lambda: bare(steps=True), "task own: steps must be a whole number from 1, got True"),
+    "too many steps": (
+        lambda: TASKS["quadratic"](steps=2**31),
+        "quadratic: steps must be at most 2147483647, got 2147483648",
+    ),
     "never measured": (lambda: own(every=0), "task own: every must be a whole number from 1, got 0"),
     "every third of twenty": (
         lambda: own(every=3),
@@ -806,6 +811,22 @@ def test_bad_input_is_one_error(case: str) -> None:
         make()
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_data_are_three_pairs_and_may_be_tuples() -> None:
+    assert own(data=tuple(SPLIT)).steps == 20
+    for data in (SPLIT.train, {"train": SPLIT.train}, (SPLIT.train[0], SPLIT.train[1], SPLIT.test)):
+        with pytest.raises(TypeError, match="own: data must be a Split of three pairs of inputs and targets"):
+            own(data=data)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 12, 20, 30, 97, 1000, 999_999_937])
+def test_measurements_are_as_many_as_fit(steps: int) -> None:
+    """The last one is a prime, whose divisors are not looked for one by one."""
+    every = steps_between(steps, 10)
+    counts = [count for count in range(1, 11) if steps % count == 0]
+    assert steps % every == 0
+    assert steps // every == max(counts)
 
 
 def test_the_example_of_ones_own_task_is_short() -> None:

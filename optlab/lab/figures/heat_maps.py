@@ -13,6 +13,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from optlab.lab.figures.style import WIDTH, legend, sheet, spans_decades, tick, unit
 from optlab.lab.results import Best, best_cells, by_structure, is_share, near_best, title
+from optlab.optimizers.cores import CORES
 
 BESIDE, CELL = 0.6, 0.25  # what a panel has beside its cells, and how wide a cell is at least, in inches
 TOLERANCE = 0.01
@@ -59,7 +60,8 @@ def maps(results: xr.Dataset, *, width: float = WIDTH) -> Figure:
         Rectangle((0, 0), 1, 1, **DIVERGED, label="diverged (runs, if not all)"),
     )
     legend(figure, keys, entry=2.9)
-    core = attrs["core"].partition("(")[0].capitalize()
+    core, _, _ = attrs["core"].partition("(")
+    core = core.capitalize() if core in CORES else "a core of its own"
     beside = " " if width > 6 else "\n"
     figure.suptitle(
         f"Where the weight decay acts:{beside}{core} on {attrs['task']}, {attrs['steps']} steps", fontsize=11

@@ -94,13 +94,14 @@ def supervised(
       name, description, steps, objective, reported, maximize, divergence, summary, schedule: see `Task`.
 
     Raises:
+      TypeError: the data are not three pairs.
       ValueError: a bad number, a module with other variables than Params, or inputs and targets that differ in length.
     """
     require_whole(name, steps=steps, **({} if batch_size is None else {"batch_size": batch_size}))
     init, apply = functional(module)
 
     def draw(key: jax.Array) -> Split:
-        return jax.tree.map(jnp.asarray, data(key) if callable(data) else data)
+        return jax.tree.map(jnp.asarray, _split(name, data(key) if callable(data) else data))
 
     sizes = _sizes(name, jax.eval_shape(draw, jax.eval_shape(lambda: jax.random.key(0))))
 
@@ -140,6 +141,15 @@ def supervised(
         summary=summary,
         schedule=schedule,
     )
+
+
+def _split(who: str, data: Any) -> Split:
+    if not isinstance(data, tuple | list) or len(data) != 3 or any(len(part) != 2 for part in data):
+        raise TypeError(
+            f"{who}: data must be a Split of three pairs of inputs and targets, train, validation and test, "
+            f"got {type(data).__name__}"
+        )
+    return Split(*map(tuple, data))
 
 
 def _sizes(who: str, split: Split) -> dict[str, int]:

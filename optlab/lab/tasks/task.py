@@ -1,11 +1,14 @@
 """What a study needs to know of a task."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+MOST = 2**31 - 1
 
 
 def no_summary(steps: jax.Array, curves: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
@@ -100,13 +103,21 @@ class Task:
                 )
 
 
-def require_whole(who: str, **numbers: int) -> None:
-    """Raises ValueError for the first of `numbers` that is not a whole number from 1."""
-    for name, number in numbers.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"{who}: {name} must be a whole number from 1, got {number!r}")
+def require_whole(who: str, **values: int) -> None:
+    """Raises ValueError for the first of `values` that is not a whole number from 1 that int32 holds."""
+    for name, value in values.items():
+        whole(f"{who}: {name}", value)
+
+
+def whole(what: str, value: Any) -> int:
+    """`value` as a Python integer, or a ValueError, if it is not a whole number from 1 that int32 holds."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{what} must be a whole number from 1, got {value!r}")
+    if value > MOST:
+        raise ValueError(f"{what} must be at most {MOST}, got {value}")
+    return int(value)
 
 
 def steps_between(steps: int, measurements: int) -> int:
     """The smallest divisor of `steps` that leaves no more than `measurements` of them."""
-    return next(every for every in range(max(1, -(-steps // measurements)), steps + 1) if steps % every == 0)
+    return steps // max(count for count in range(1, measurements + 1) if steps % count == 0)
