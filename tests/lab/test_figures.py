@@ -167,6 +167,9 @@ def check_maps(figure: Figure) -> None:
             expected |= {(left, high, right, high)} if not inside[y + 2, x + 1] else set()
         assert segments(panel) == expected
     assert (panels["none"].get_xlim(), panels["none"].get_xticks().tolist()) == (panels["update"].get_xlim(), [0])
+    for panel in panels.values():  # half a cell around the first and the last
+        assert panel.get_xlim() == (-0.5, len(DECAYS) - 0.5)
+        assert panel.get_ylim() == (-0.5, len(RATES) - 0.5)
 
 
 def panel_of(figure: Figure, site: str) -> Any:
@@ -288,6 +291,9 @@ def test_at_equal_strength_every_sound_decay_is_a_point_with_both_intervals(stre
     figure = figures.at_equal_strength(DATA, strength)
     assert figure is not None
     whole, near = figure.axes
+    for panel in (whole, near):
+        said = {"weight_norm": "weight norm", "decay_share": "decay share"}[strength]
+        assert (panel.get_xlabel(), panel.get_ylabel()) == (said, "test accuracy (%)")
     for container, site in zip(whole.containers, SITES, strict=True):
         row = best(site)[0]
         sound = ~at("diverged", site)[row].any(-1)
@@ -340,6 +346,8 @@ def test_trajectories_go_from_the_start_of_their_seed_to_their_end() -> None:
         path = [at(f"curve_{axis}", site)[(*best(site), 2)] for axis in "xy"]
         np.testing.assert_allclose(lines[site][1:], np.stack(path, 1))
     assert panel.get_title() == "rosenbrock, seed 2, each structure's best cell"
+    contours = panel.collections[0]
+    assert max(contours.get_linewidths()) < min(line.get_linewidth() for line in panel.lines if line.get_label() in SITES)
     other = figures.trajectories(data)
     assert other is not None
     assert not np.array_equal(other.axes[0].lines[-2].get_xydata(), lines["start"])
@@ -351,6 +359,21 @@ def test_trajectories_go_from_the_start_of_their_seed_to_their_end() -> None:
     with pytest.raises(StudyError, match=r"the study has no weight_decay 3; it has 0\.01, 0\.1, 1, 10$"):
         figures.trajectories(data, weight_decay=3.0)
     assert figures.trajectories(DATA) is None
+
+
+@pytest.mark.usefixtures("_lenient")
+def test_a_landscape_is_drawn_around_its_paths_as_far_as_they_are_near() -> None:
+    data = made("rosenbrock")
+    for data, is_far in ((data, False), (data.assign(curve_x=1e6 * data.curve_x), True)):
+        figure = figures.trajectories(data)
+        assert figure is not None
+        (panel,) = figure.axes
+        low, high = np.transpose([panel.get_xlim(), panel.get_ylim()])
+        for line in panel.lines:
+            points = line.get_xydata() if line.get_label() not in SITES or not is_far else line.get_xydata()[:1]
+            assert (low < points).all()
+            assert (points < high).all()
+        assert (high - low).max() < 10
 
 
 def test_averages_are_those_of_a_loop_and_the_correction_lifts_the_first_steps() -> None:
