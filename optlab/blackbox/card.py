@@ -5,8 +5,8 @@ import math
 import textwrap
 from collections.abc import Mapping
 
-from optlab import __version__
 from optlab.blackbox.families import QUOTIENT_FIRST, Core
+from optlab.outside.version import __version__
 
 BOTH, NEITHER, INAPPLICABLE = "both moments", "none", "not applicable"
 EPS_PLACES = {
