@@ -61,7 +61,14 @@ def made(task: str = "made up", **attrs: Any) -> xr.Dataset:
     coordinates |= {"weight_decay": list(DECAYS), "seed": range(SEEDS), "step": list(STEPS), "layer": list(LAYERS)}
     said = dict.fromkeys(ATTRIBUTES, "said") | {"task": task, "steps": 30, "core": "adam()", "maximize": 1}
     said |= {"objective": "validation_accuracy", "reported": "test_accuracy"}
-    said["equations"] = as_text({site: Formulas([f"w = {site}"], f"at <{site}>", "by λ") for site in SITES})
+    said["equations"] = as_text(
+        {
+            site: Formulas(
+                [f"w = {site}"], f"at <{site}>", "by λ", f"for {site}'s vectors", {"matrices": [f"w = {site} of them"]}
+            )
+            for site in SITES
+        }
+    )
     return xr.Dataset(variables, coordinates, said | attrs)
 
 
@@ -347,7 +354,9 @@ def test_trajectories_go_from_the_start_of_their_seed_to_their_end() -> None:
         np.testing.assert_allclose(lines[site][1:], np.stack(path, 1))
     assert panel.get_title() == "rosenbrock, seed 2, each structure's best cell"
     contours = panel.collections[0]
-    assert max(contours.get_linewidths()) < min(line.get_linewidth() for line in panel.lines if line.get_label() in SITES)
+    assert max(contours.get_linewidths()) < min(
+        line.get_linewidth() for line in panel.lines if line.get_label() in SITES
+    )
     other = figures.trajectories(data)
     assert other is not None
     assert not np.array_equal(other.axes[0].lines[-2].get_xydata(), lines["start"])
@@ -363,8 +372,8 @@ def test_trajectories_go_from_the_start_of_their_seed_to_their_end() -> None:
 
 @pytest.mark.usefixtures("_lenient")
 def test_a_landscape_is_drawn_around_its_paths_as_far_as_they_are_near() -> None:
-    data = made("rosenbrock")
-    for data, is_far in ((data, False), (data.assign(curve_x=1e6 * data.curve_x), True)):
+    near = made("rosenbrock")
+    for data, is_far in ((near, False), (near.assign(curve_x=1e6 * near.curve_x), True)):
         figure = figures.trajectories(data)
         assert figure is not None
         (panel,) = figure.axes
@@ -516,4 +525,6 @@ def test_the_page_has_every_figure_twice_and_every_equation_once(page: str) -> N
     assert page.count('<svg class="wide"') == page.count('<svg class="narrow"') == len(report.FIGURES) - 1
     for site in SITES:
         assert page.count(f"<pre>w = {site}</pre>") == 1
+        assert page.count(f"<p>For {site}&#39;s vectors.</p>") == 1
+        assert page.count(f"<p>Matrices go another way:</p>\n<pre>w = {site} of them</pre>") == 1
         assert f"at &lt;{site}&gt;" in page
