@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from optlab.blackbox.families import Core, Model
+from optlab.blackbox.families import DENOMINATORS, Core, Model
 from optlab.blackbox.fitting import DOUBLE, Fit, Trajectory, fit
 
 EMA, ADAM = Core("ema"), Core("corrected_ema", "corrected_ema")
@@ -49,3 +49,11 @@ def test_a_fit_holds_up_to_what_is_allowed_at_any_positive_rate() -> None:
     assert held.holds()
     assert not Fit(held.model, held.rate, {}, 0.0, off=8.1).holds()
     assert not Fit(held.model, -held.rate, {}, 0.0, off=7.9).holds()
+
+
+@pytest.mark.parametrize("name", ["centred", "corrected_centred"])
+def test_a_centred_second_moment_is_never_negative(name: str) -> None:
+    """Of gradients that stay the same it is nothing but rounding, on whichever side."""
+    for size in np.random.default_rng(0).uniform(0.1, 1, 20):
+        v, _ = DENOMINATORS[name][1](np.full((400, 1), size), {"b2": 0.5})
+        assert (v >= 0).all()

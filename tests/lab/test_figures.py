@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from optlab.lab import figures, report, results
 from optlab.lab.derivations import Formulas, as_text
 from optlab.lab.errors import StudyError
-from optlab.lab.figures.style import looks
+from optlab.lab.figures.style import looks, tick
 from optlab.lab.results import ATTRIBUTES, AXES
 from optlab.lab.study import Structure
 
@@ -177,6 +177,8 @@ def check_maps(figure: Figure) -> None:
     for panel in panels.values():  # half a cell around the first and the last
         assert panel.get_xlim() == (-0.5, len(DECAYS) - 0.5)
         assert panel.get_ylim() == (-0.5, len(RATES) - 0.5)
+        assert [label.get_text() for label in panel.get_yticklabels()] == ["0.001", "0.01", "0.1"]
+    assert [label.get_text() for label in panels["update"].get_xticklabels()] == ["0.01", "0.1", "1", "10"]
 
 
 def panel_of(figure: Figure, site: str) -> Any:
@@ -220,6 +222,11 @@ def test_a_wrong_map_would_be_seen(wrong: str) -> None:
     WRONG_MAPS[wrong](figure)
     with pytest.raises((AssertionError, KeyError)):
         check_maps(figure)
+
+
+def test_ticks_are_short_and_no_other_numbers() -> None:
+    numbers = (0.0, 3.0, 0.25, 1e-3, 2.5e-4, 1e-5, 1.25e-10, 3e-12)
+    assert [tick(number) for number in numbers] == ["0", "3", "0.25", "0.001", "2.5e-4", "1e-5", "1.25e-10", "3e-12"]
 
 
 def test_a_loss_over_decades_has_a_logarithmic_scale_on_which_small_is_bright() -> None:

@@ -1,0 +1,78 @@
+"""What black boxes are put through, and what is read from it before anything of them is claimed."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from optlab.blackbox import identify
+from optlab.blackbox.adapters import Box
+from optlab.blackbox.experiments import Experiments, twin_moves
+from optlab.blackbox.families import Core, Model
+from optlab.blackbox.fitting import Fit, rms
+from optlab.blackbox.placing import DECAYS, strength
+from optlab.blackbox.probes import ladder
+from optlab.blackbox.searching import LARGE, screen
+
+RATE = 0.01
+
+
+def _sgdw(lr, wd):
+    return lambda w, g: w - lr * (g + wd * w)
+
+
+def driven(decay: float) -> Experiments:
+    return Experiments(Box(_sgdw), RATE, decay, 0)
+
+
+def test_twins_start_at_zero_and_around_one_on_both_sides() -> None:
+    probe = ladder(3, 0)
+    still, away = probe.start[0::2], probe.start[1::2]
+    assert not still.any()
+    np.testing.assert_array_equal(probe.grads[:, 0::2], probe.grads[:, 1::2])
+    assert ((np.abs(away) >= 0.5) & (np.abs(away) <= 2)).all()
+    assert {(size < 1, side < 0) for size, side in zip(np.abs(away), away, strict=True)} == {
+        (small, left) for small in (True, False) for left in (True, False)
+    }
+
+
+@pytest.mark.parametrize(("share_of_visible", "raised"), [(0.9, 10), (1.1, 1)])
+def test_a_decay_is_raised_until_it_moves_twins_by_more_than_rounding_hides(share_of_visible, raised) -> None:
+    decay = 1e-6
+    decay *= share_of_visible * 1e4 / rms(twin_moves(driven(decay).run(RATE, decay, driven(decay).probe))[1])
+    found, run = driven(decay).at_visible_decay()
+    assert found == pytest.approx(raised * decay)
+    np.testing.assert_array_equal(run.w, driven(decay).run(RATE, found, driven(decay).probe).w)
+
+
+def test_a_box_that_ignores_its_rate_is_told_so_where_weights_are_lost_too() -> None:
+    def overflows(lr, wd):
+        return lambda w, g: np.where(np.abs(g) > 1e5, np.nan, w - 0.1 * g)
+
+    with pytest.raises(ValueError, match="the box ignores its learning rate"):
+        identify(overflows)
+
+
+def test_the_screen_stops_at_the_simplest_core_that_fits() -> None:
+    experiments = Experiments(Box(lambda lr: _sgdw(lr, 0.0)), RATE, 0.1, 0)
+    _, run = experiments.at_rest()
+    found = screen(run.only(np.flatnonzero(experiments.probe.scale >= LARGE)))
+    assert [each.model.core for each in found] == [Core("gradient")]
+
+
+def test_decays_are_looked_for_near_every_power_of_ten_and_closer_among_the_usual() -> None:
+    assert {sign * 10.0**power for sign in (1, -1) for power in range(-10, 5)} <= set(DECAYS)
+    usual = sorted(decay for decay in DECAYS if 1e-4 <= decay <= 10)
+    assert max(b / a for a, b in itertools.pairwise(usual)) < 10**0.26
+
+
+def test_a_decay_that_half_the_number_takes_away_follows_no_power_of_it() -> None:
+    model = Model(Core("corrected_ema", "corrected_ema"), "before")
+    full, half_rate, half_decay = (
+        Fit(model, rate, {"decay": decay}, 0.0, uncertainties={"decay": 1e-12})
+        for rate, decay in ((RATE, 1e-3), (RATE / 2, 5e-4), (RATE, 0.0))
+    )
+    found = strength(full, half_rate, half_decay)
+    assert (found.law, found.amount, found.by_rate) == ("1 - decay", 1e-3, pytest.approx(1))
+    assert math.isnan(found.by_decay)
