@@ -4,16 +4,18 @@ import itertools
 import math
 
 import numpy as np
+import optax
 import pytest
 
-from optlab.blackbox import identify
+from optlab.blackbox import identify, searching
 from optlab.blackbox.adapters import Box
 from optlab.blackbox.experiments import Experiments, twin_moves
 from optlab.blackbox.families import Core, Model
-from optlab.blackbox.fitting import Fit, rms
+from optlab.blackbox.fitting import DOUBLE, Fit, Trajectory, rms
 from optlab.blackbox.placing import DECAYS, strength
 from optlab.blackbox.probes import ladder
 from optlab.blackbox.searching import LARGE, SCREENED, screen
+from optlab.blackbox.signs import steps_by_sign
 
 RATE = 0.01
 
@@ -68,6 +70,21 @@ def test_decays_are_looked_for_near_every_power_of_ten_and_closer_among_the_usua
     assert max(b / a for a, b in itertools.pairwise(usual)) < 10**0.26
 
 
+def test_values_that_may_be_of_any_size_are_looked_for_in_every_decade() -> None:
+    for name, values in searching._SCANNED.items():
+        low = -17 if name != "decay" else -10
+        assert values == tuple(10.0**power for power in range(low, 1)), name
+
+
+@pytest.mark.parametrize(("roundings", "by_sign"), [(0.0, True), (3.5, True), (4.5, False)])
+def test_steps_by_sign_are_of_one_size_but_for_rounding(roundings: float, by_sign: bool) -> None:
+    signs = np.random.default_rng(0).choice([-1.0, 1.0, 0.0], (7, 10))
+    w = np.concatenate([np.ones((1, 10)), 1 + np.cumsum(1e-3 * signs, axis=0)])
+    w[1:, 3] -= w[1, 3] - 1.001  # a weight that moves in its first step
+    w[1, 3:4] += roundings * Trajectory(w, signs, DOUBLE).noise[0, 3]
+    assert steps_by_sign(Trajectory(w[:2], signs[:1], DOUBLE)) == by_sign
+
+
 def test_a_decay_that_half_the_number_takes_away_follows_no_power_of_it() -> None:
     model = Model(Core("corrected_ema", "corrected_ema"), "before")
     full, half_rate, half_decay = (
@@ -77,3 +94,10 @@ def test_a_decay_that_half_the_number_takes_away_follows_no_power_of_it() -> Non
     found = strength(full, half_rate, half_decay)
     assert (found.law, found.amount, found.by_rate) == ("1 - decay", 1e-3, pytest.approx(1))
     assert math.isnan(found.by_decay)
+
+
+def test_a_decay_that_no_number_moves_is_watched_at_none() -> None:
+    found = identify(lambda lr, wd: optax.adamw(lr, weight_decay=0.3))
+    assert found.values["weight_decay"].value == pytest.approx(0.3, rel=1e-6)
+    assert "weight_decay has no effect" in found.notes
+    assert not any(note.startswith("decay watched at") for note in found.notes)
