@@ -68,7 +68,7 @@ def _compiled(expression: Formula, names: tuple[sp.Symbol, ...]) -> Any:
     functions = {f.func for f in expression.atoms(AppliedUndef)}
     schedules = functions - {over_weights, largest}
     renamed = expression.replace(lambda part: part.func in schedules, lambda part: sp.Function("scheduled")(*part.args))
-    own: dict[str, Any] = {"sign": _sign, "zoo": math.nan, "scheduled": lambda step: SCHEDULE}
+    own: dict[str, Any] = {"zoo": math.nan, "scheduled": lambda step: SCHEDULE}
     own |= dict.fromkeys((over_weights.__name__, largest.__name__), lambda term: term)
     function = sp.lambdify([n, *names], without_ite(renamed if schedules else expression), modules=[own, "math"])
     return functools.partial(function, 1)
@@ -79,7 +79,3 @@ def _real(function: Any, known: Mapping[sp.Symbol, float], names: Sequence[sp.Sy
         return function(*(known[name] for name in names))
     except (ValueError, ZeroDivisionError, OverflowError):
         return math.nan
-
-
-def _sign(x: float) -> float:
-    return float(x > 0) - float(x < 0)

@@ -876,6 +876,8 @@ def test_leaves_that_are_refused_are_named():
         (lambda u: u * np.sqrt(u.size), "gₜ·√N"),
         (lambda u: 3 * u / (u.size - 1), "3·gₜ/(N − 1)"),
         (lambda u: u / (u.size + 1) ** 2, "gₜ/((N + 1)²)"),
+        (lambda u: u * (u.size + 1) ** -2, "gₜ/((N + 1)²)"),
+        (lambda u: u * (u.size + 1) ** 2, "gₜ·(N + 1)²"),
         (lambda u: u * 7919 + 7907 * u.size, "7919·gₜ"),
         (lambda u: u / jnp.std(u), "gₜ·√N/√(Σ((gₜ − Σ(gₜ)/N)²))"),
     ],
