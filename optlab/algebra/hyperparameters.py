@@ -82,6 +82,9 @@ def check(owner: str, name: str, value: Any, allowed: Range | None = None) -> No
     if callable(value):
         if not allowed.schedule:
             raise TypeError(f"{wanted}, got the function {getattr(value, '__name__', value)!r}")
+        if not _takes_a_step(value):
+            name = getattr(value, "__name__", repr(value))
+            raise TypeError(f"{wanted}, got the function {name}, which takes more than the step: call it, {name}(...)")
         begins = _first_number(value)
         if begins is not None and not allowed.holds(begins):
             raise ValueError(f"{wanted}, got a schedule that begins at {begins:g}")
@@ -121,6 +124,16 @@ def _single(value: float) -> float:
         return 0.0
     with np.errstate(over="ignore"):
         return float(np.float32(value))
+
+
+def _takes_a_step(schedule: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(schedule).bind(0)
+    except TypeError:
+        return False
+    except ValueError:  # it has none
+        pass
+    return True
 
 
 def _first_number(schedule: Callable[[Any], Any]) -> float | None:
@@ -185,8 +198,9 @@ def _is_real_number(value: Any) -> bool:
 def bind(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
     """The canonical, checked arguments of a call of `function`, defaults filled in."""
     owner, signature = function.__name__, inspect.signature(function)
-    if unknown := kwargs.keys() - signature.parameters.keys():
-        name = min(unknown)
+    known = spellings.keywords(signature)
+    if known is not None and not known.issuperset(kwargs):
+        name = min(kwargs.keys() - known)
         raise TypeError(f"{owner}: no argument {name!r}; {spellings.advice(owner, name, list(signature.parameters))}")
     try:
         bound = signature.bind(*args, **kwargs)

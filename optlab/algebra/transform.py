@@ -131,12 +131,25 @@ def name_of(part: optax.GradientTransformation) -> str:
 
 
 def _arguments(tx: Transform) -> list[str]:
-    shown = [describe(part) for part in tx.parts]
-    for name, parameter in inspect.signature(tx.maker).parameters.items():
-        if name not in tx.hyperparams:
+    return [*map(describe, tx.parts), *written(inspect.signature(tx.maker), tx.hyperparams)]
+
+
+def written(signature: inspect.Signature, arguments: Mapping[str, Any]) -> list[str]:
+    """The arguments of a call as they are typed, those left out that stand at their defaults."""
+    kinds = inspect.Parameter
+    more = any(kind.kind is kinds.VAR_POSITIONAL and arguments.get(name) for name, kind in signature.parameters.items())
+    shown: list[str] = []
+    for name, parameter in signature.parameters.items():
+        if name not in arguments:
             continue
-        value = tx.hyperparams[name]
-        if parameter.default is inspect.Parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+        value, by_place = arguments[name], parameter.kind is kinds.POSITIONAL_ONLY
+        if parameter.kind is kinds.POSITIONAL_OR_KEYWORD:
+            by_place = more or parameter.default is kinds.empty
+        if parameter.kind is kinds.VAR_POSITIONAL:
+            shown += map(literal, value)
+        elif parameter.kind is kinds.VAR_KEYWORD:
+            shown += [f"{key}={literal(item)}" for key, item in value.items()]
+        elif by_place:
             shown.append(literal(value))
         elif frozen(value) != frozen(parameter.default):
             shown.append(f"{name}={literal(value)}")
@@ -149,6 +162,10 @@ def literal(value: Any) -> str:
         return f"<traced {value.dtype}>"
     if isinstance(value, jax.Array) and value.shape == ():
         return f"jnp.{value.dtype}({value.item()!r})"
+    if type(value) is tuple:
+        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{key!r}: {literal(item)}' for key, item in value.items())}}}"
     return (optax_internals.path_of(value) if callable(value) else None) or repr(value)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from optlab.algebra.hyperparameters import RATE, CheckedSchedule, ScalarOrSchedule, canonical, check, number_at
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import frozen, literal
 
 
+@spelled("product")
 def product(*factors: ScalarOrSchedule) -> ScalarOrSchedule:
     """`factors[0] * factors[1] * ...`: a number if all of them are Python numbers, else a schedule.
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from optlab.algebra.spellings import spelled
 from optlab.blackbox.card import BOTH, EPS_PLACES, INAPPLICABLE, NEITHER, UNKNOWN, Card, eps_place
 from optlab.blackbox.families import MOMENTUM_FIRST, QUOTIENT_FIRST
 from optlab.blackbox.identification import identify
@@ -88,6 +89,7 @@ class Conformance:
         return "\n".join([f"{self.says}: differs", *(f"- {difference}" for difference in self.differences)])
 
 
+@spelled("check")
 def check(
     make: Any, says: str, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0
 ) -> Conformance:

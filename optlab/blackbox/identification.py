@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from optlab.algebra.spellings import spelled
 from optlab.blackbox import placing, signs
 from optlab.blackbox.adapters import Box
 from optlab.blackbox.card import INAPPLICABLE, UNKNOWN, Card, Value, correction, family
@@ -18,6 +19,7 @@ from optlab.blackbox.searching import search
 WHOLE = 0.02  # how far the power of a proportionality may be from a whole number, to be taken for it
 
 
+@spelled("identify")
 def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0) -> Card:
     """`(w, g) -> new w`, as anybody's optimizer has it -> its family, the site of its decay, its hyperparameters.
 

@@ -8,9 +8,11 @@ from jax.tree_util import keystr
 
 from optlab.algebra import rules, trees
 from optlab.algebra.hyperparameters import Scalar, canonical, check, like
+from optlab.algebra.spellings import spelled
 from optlab.atoms.second_moments import squared
 
 
+@spelled("l2_penalty")
 def l2_penalty(params: Any, weight_decay: Scalar, mask: Any = None, origin: Any = None) -> jax.Array:
     """`weight_decay/2 * sum(|w - origin|**2)`, whose gradient is what `add_l2_to_grad` adds.
 

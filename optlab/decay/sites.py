@@ -10,6 +10,7 @@ import optax
 
 from optlab.algebra.combinators import chain, divide, require_transform
 from optlab.algebra.hyperparameters import Scalar, ScalarOrSchedule, canonical, check
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, describe
 from optlab.atoms.products import product
 from optlab.atoms.rate import scale_by_learning_rate
@@ -45,6 +46,7 @@ TARGETS = ("zero", "init")
 _DECOUPLED = ("update", "step", "after", "proximal")
 
 
+@spelled("Decay")
 @dataclasses.dataclass(frozen=True)
 class Decay:
     """Where weight decay acts on an optimizer, what multiplies it, what holds it back, what it pulls towards.
@@ -111,6 +113,7 @@ class Decay:
                 f"out of the core, of which it is a part here; {behind} can be gated"
             )
 
+    @spelled("Decay.apply_to")
     def apply_to(
         self,
         core: optax.GradientTransformation,
@@ -154,6 +157,7 @@ class Decay:
         placed = chain(*before, link)
         return chain(_stably(core, placed) if self.gate == "stable" else chain(core, placed), *behind)
 
+    @spelled("Decay.penalize")
     def penalize(
         self,
         loss_fn: Callable[..., jax.Array],

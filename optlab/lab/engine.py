@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import xarray as xr
 
+from optlab.algebra.spellings import spelled
 from optlab.lab import display, provenance, results
 from optlab.lab.errors import StudyError
 from optlab.lab.folder import CONTINUES, OTHERWISE
@@ -22,6 +23,7 @@ from optlab.lab.study import Study
 from optlab.lab.tasks import Task
 
 
+@spelled("lab.run")
 def run(
     study: Study,
     folder: str | os.PathLike[str] | None = None,

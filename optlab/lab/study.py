@@ -14,6 +14,7 @@ import optax
 
 from optlab.algebra.combinators import chain, require_transform
 from optlab.algebra.hyperparameters import canonical, check
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform
 from optlab.decay.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.lab.errors import StudyError
@@ -67,6 +68,7 @@ class Structure(NamedTuple):
         return Decay(self.site, coupling, self.gate, target if self.site != "none" else "zero")
 
 
+@spelled("Study", {name: (ours.replace(" and ", " "),) for name, ours in _KEYS.items()})
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A core on a task, with decay at every one of `sites` under every coupling and gate that has a meaning there.
@@ -302,6 +304,7 @@ def find(name: str | Path) -> Path:
     return path
 
 
+@spelled("lab.read")
 def read(path: str | Path) -> Study:
     """The study that a TOML file describes: one key per attribute of `Study`, those that are left out as there.
 

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import describe
 from optlab.outside import jax_internals
 
@@ -31,6 +32,7 @@ _MIXTURES = (("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "floa
 _TOLERANCE = 1e-5
 
 
+@spelled("testing.check")
 def check(tx: optax.GradientTransformation, name: str, *, exempt: Collection[str] = ()) -> None:
     """Raises AssertionError, saying what is violated, if `tx` lacks the property `name`.
 

@@ -30,6 +30,7 @@ NOT_IN_TABLE = {
     "identify",
     "l2_penalty",
     "product",
+    "schedule",
     "train_step",
 }
 # These continue a second moment; they stand behind what makes one.
