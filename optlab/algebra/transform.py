@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from optlab.algebra import hyperparameters, lifting, noise, rules
+from optlab.algebra.spellings import spelled
 from optlab.outside import optax_internals
 
 P = ParamSpec("P")
@@ -210,6 +211,7 @@ def lifted(
     return tx
 
 
+@spelled("atom")
 def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
     """Makes a transform of a function from hyperparameters to a `Rule`: a decorator.
 

@@ -132,6 +132,7 @@ class KahanState(NamedTuple):
     error: Any
 
 
+@spelled("kahan")
 def kahan() -> Transform:
     """`s = u + e;  u -> round(w + s) - w;  e <- s - u`: steps that rounding loses are kept until they count.
 
