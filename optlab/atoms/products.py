@@ -27,7 +27,7 @@ def product(*factors: ScalarOrSchedule) -> ScalarOrSchedule:
       ValueError: one is out of range, or gives something else than one real number per step.
     """
     for factor in factors:
-        check("product", "factor", canonical(factor), RATE)
+        check("product", "factor", factor, RATE)
     inner = [factor.factors if isinstance(factor, Product) else (canonical(factor),) for factor in factors]
     factors = tuple(itertools.chain.from_iterable(inner))
     if len(factors) == 1:

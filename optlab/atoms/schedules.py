@@ -31,7 +31,7 @@ def schedule(factory: Callable[P, Callable[[Any], Any]], /, *args: P.args, **kwa
 
     Args:
       factory: one of optax's, or any function of a module that gives a schedule, `count -> number`.
-      *args, **kwargs: what it is called with: numbers, which may be traced, and whatever else compares by value; other
+      args, kwargs: what it is called with: numbers, which may be traced, and whatever else compares by value; other
         schedules, and lists, tuples and dicts of all that, of which copies are kept, lists as tuples. A function goes
         by its name in its module. With a traced number it equals those that hold this very number, and has no pickle.
 

@@ -137,9 +137,9 @@ class Decay:
           TypeError: the core is no transform, or an argument is of another kind.
           ValueError: the core has no such quotient, or the coupling needs a schedule apart from its base rate.
         """
-        learning_rate, weight_decay = canonical(learning_rate), canonical(weight_decay)
         check("Decay.apply_to", "learning_rate", learning_rate)
         check("Decay.apply_to", "weight_decay", weight_decay)
+        learning_rate, weight_decay = canonical(learning_rate), canonical(weight_decay)
         require_transform("Decay.apply_to: the core", core)
         eta = self._shape(learning_rate, schedule)
         rate = scale_by_learning_rate(product(learning_rate, *eta))

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from optlab.algebra.combinators import chain, require_transform
-from optlab.algebra.hyperparameters import canonical, check
+from optlab.algebra.hyperparameters import check
 from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform
 from optlab.decay.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
@@ -205,7 +205,7 @@ class Study:
                         f"the core {self.core} needs {name}: it has no default, because libraries disagree (see "
                         f"optlab.{self.core})"
                     )
-                check(f"the core {self.core}", name, canonical(value))
+                check(f"the core {self.core}", name, value)
         except (ValueError, TypeError) as error:
             raise StudyError(str(error)) from None
         return CORES[self.core](**values)
