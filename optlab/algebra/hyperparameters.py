@@ -35,9 +35,9 @@ class Range(NamedTuple):
 
 
 _UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1)
-_NON_NEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
-_EPS = _NON_NEGATIVE._replace(small=True)
-RATE = Range("finite and >= 0, or a schedule", _NON_NEGATIVE.holds, schedule=True)
+NON_NEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
+_EPS = NON_NEGATIVE._replace(small=True)
+RATE = Range("finite and >= 0, or a schedule", NON_NEGATIVE.holds, schedule=True)
 
 RANGES = {
     "decay": _UNIT,
@@ -45,7 +45,7 @@ RANGES = {
     "b2": _UNIT,
     "eps": _EPS,
     "eps_root": _EPS,
-    "initial": _NON_NEGATIVE,
+    "initial": NON_NEGATIVE,
     "weight_decay": RATE,
     "learning_rate": RATE,
 }

@@ -235,6 +235,8 @@ def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
             return optlab.Rule(update, init=lambda w: {"average": jnp.zeros_like(w)})
     """
 
+    if not callable(make):
+        raise TypeError(f"atom: make must be a function that returns a Rule, got {make!r} ({type(make).__name__})")
     signature = inspect.signature(make)
     for name, parameter in signature.parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -250,7 +252,7 @@ def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
                     f"programs, got {type(value).__name__}; a tuple will do"
                 )
         if "mask" in bound.arguments:
-            bound.arguments["mask"] = _own_copy(bound.arguments["mask"])
+            bound.arguments["mask"] = _own_copy(make.__name__, bound.arguments["mask"])
         rule = make(*bound.args, **bound.kwargs)
         if not isinstance(rule, rules.Rule):
             raise TypeError(f"{make.__name__}: an atom must return an optlab.Rule, got {type(rule).__name__}")
@@ -259,7 +261,12 @@ def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
     return maker
 
 
-def _own_copy(mask: Any) -> Any:
+def _own_copy(owner: str, mask: Any) -> Any:
+    if names := [bit for bit in jax.tree.leaves(mask) if isinstance(bit, str)]:
+        raise TypeError(
+            f"{owner}: mask must be a tree of booleans, or a function of the parameters that gives one, got "
+            f"{mask!r}; leaves are named by optlab.masks.path({', '.join(map(repr, names[:3]))})"
+        )
     return jax.tree.map(lambda bit: bit, mask)
 
 

@@ -104,7 +104,7 @@ def check(
     Raises:
       TypeError, ValueError: see `identify`; or no such name.
     """
-    if says not in STANDARDS:
+    if not isinstance(says, str) or says not in STANDARDS:
         raise ValueError(f"check: unknown name {says!r}; the names are {', '.join(STANDARDS)}")
     card = identify(make, learning_rate=learning_rate, weight_decay=weight_decay, seed=seed)
     return Conformance(says, tuple(_differences(card, STANDARDS[says])), card)

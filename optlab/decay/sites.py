@@ -180,6 +180,9 @@ class Decay:
           TypeError: `weight_decay` is no number, or, when it is called, the loss gives something else than one.
           ValueError: the target is `init` and `init_params` are missing.
         """
+        if isinstance(loss_fn, optax.GradientTransformation) or not callable(loss_fn):
+            raise TypeError(f"Decay.penalize: loss_fn must be a function of params, got {loss_fn!r}")
+        check("Decay.penalize", "weight_decay", weight_decay)
         if self.site != "loss":
             return loss_fn
         weight_decay = number_without_schedule("Decay.penalize", weight_decay)

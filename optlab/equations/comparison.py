@@ -144,7 +144,7 @@ def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Compari
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"compare: steps must be a whole number from 1, got {steps!r}")
-    if not seconds > 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise ValueError(f"compare: seconds must be > 0, got {seconds!r}")
     try:
         both = recurrence(a, by_formula), recurrence(b, by_formula)

@@ -51,6 +51,12 @@ def run(
       StudyError: the task does not hold together, one run takes more than the memory, the folder holds a finished study
         or another one, is written by another run, or can't be written.
     """
+    if not isinstance(study, Study):
+        raise StudyError(f"lab.run: study must be a Study, such as lab.read('decay.toml') gives, got {study!r}")
+    if folder is not None and not isinstance(folder, str | os.PathLike):
+        raise StudyError(f"lab.run: folder must be the name of one, or None, got {folder!r}")
+    if progress is not None and not callable(progress):
+        raise StudyError(f"lab.run: progress must be a function, called with each measurement, got {progress!r}")
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         show = progress or (stack.enter_context(display.bar()) if first else _silently)

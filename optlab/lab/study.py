@@ -311,6 +311,8 @@ def read(path: str | Path) -> Study:
     Raises:
       StudyError: the file can't be read, is not TOML, or describes no study.
     """
+    if not isinstance(path, str | Path):
+        raise StudyError(f"lab.read: path must be that of a TOML file, got {path!r}; Study(...) is made of values")
     try:
         table = tomllib.loads(Path(path).read_text("utf-8-sig"))  # editors of some systems begin with a mark
     except OSError as error:

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from optlab.algebra.combinators import require_transform
 from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import describe
 from optlab.outside import jax_internals
@@ -56,6 +57,9 @@ def check(
       unittest.SkipTest: the property is inapplicable; pytest and unittest show a skipped test.
       ValueError: there is no property of a name, one is exempt and inapplicable, or has no reason.
     """
+    require_transform("check: tx", tx)
+    if isinstance(exempt, str):
+        raise TypeError(f"check: exempt must be a list of names of properties, got {exempt!r}")
     reasons = _reasons(inapplicable)
     if unknown := {name, *exempt, *reasons} - PROPERTIES.keys():
         raise ValueError(f"check: no property {min(unknown)!r}; the properties are {', '.join(PROPERTIES)}")

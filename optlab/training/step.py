@@ -81,6 +81,8 @@ def train_step(
             "train_step(loss_fn, tx)"
         )
     require_transform("train_step: tx", tx)
+    if not isinstance(has_aux, bool):
+        raise TypeError(f"train_step: has_aux must be True or False, got {has_aux!r}")
     update = _update_of(tx)
 
     def loss_and_aux(params: Any, *batch: Any) -> tuple[Any, Any]:
