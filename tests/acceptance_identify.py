@@ -7,9 +7,9 @@ import argparse
 import time
 from typing import NamedTuple
 
-from black_boxes import OUTSIDERS, TORCH_OUTSIDERS, Draw, draw, in_single, of_torch
+from black_boxes import KINDS, OUTSIDERS, TORCH_OUTSIDERS, Draw, draw, in_single, of_torch, torch_kinds
 
-from optlab.blackbox import UNKNOWN, Card, identify
+from optlab.blackbox import Card, identify
 
 TOLERANCE = {"float64": 1e-4, "float32": 1e-2}
 EPS_TOLERANCE = 1e-2
@@ -49,7 +49,7 @@ def identified(drawn: Draw) -> Card:
     return identify(drawn.make, learning_rate=drawn.learning_rate, weight_decay=drawn.weight_decay)
 
 
-def claimed(name: str) -> str:
+def claimed(name: str) -> str | None:
     """What is said of an outsider: the family, or why it is none."""
     box = of_torch(TORCH_OUTSIDERS[name]) if name in TORCH_OUTSIDERS else OUTSIDERS[name]
     try:
@@ -93,10 +93,17 @@ def main() -> None:
     for count, single in ((options.draws, False), (options.single, True)):
         if count:
             _draws(range(options.first, options.first + count), single)
+    kinds = {
+        name: judge(drawn, identified(drawn), TOLERANCE["float64"]).wrong
+        for name, drawn in (KINDS | torch_kinds()).items()
+    }
+    for name, wrong in kinds.items():
+        print(f"  {name}: {'; '.join(wrong) or 'right'}", flush=True)
+    print(f"known optimizers written in other ways: {len(kinds)}, wrong: {sum(map(bool, kinds.values()))}")
     answers = {name: claimed(name) for name in (*OUTSIDERS, *TORCH_OUTSIDERS)}
     for name, answer in answers.items():
         print(f"  {name}: {answer}")
-    wrongly = [name for name, answer in answers.items() if answer != UNKNOWN and not answer.startswith("refused")]
+    wrongly = [name for name, answer in answers.items() if answer is not None and not answer.startswith("refused")]
     print(f"outsiders: {len(answers)}, claimed: {', '.join(wrongly) or 'none'}")
 
 

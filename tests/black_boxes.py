@@ -437,6 +437,14 @@ def _seeded_noise(size: float) -> Callable[..., Any]:
     return make
 
 
+def _noisy_adam(size: float) -> Callable[..., Any]:
+    def make(lr, wd):
+        rng, direction = np.random.default_rng(0), _direction("adam", _TYPICAL)
+        return lambda w, g: w - lr * (direction(g) * (1 + size * rng.normal(size=w.shape)) + wd * w)
+
+    return make
+
+
 def _shampoo(lr, wd):
     statistics = 0.0
 
@@ -501,6 +509,103 @@ def _annealed_b2(lr, wd):
     return step
 
 
+@optlab.atom
+def _orthogonal_atom():
+    return optlab.Rule(lambda u, slots, w, t: (jnp.linalg.qr(u)[0] if u.ndim == 2 else u, slots), elementwise=False)
+
+
+ORTHOGONAL = _orthogonal_atom()
+
+# What only some arrays, some weights or some gradients see ----------------------------------------------------------
+
+
+def _by_shape(change: Callable[..., Any], family: str = "adam") -> Callable[..., Any]:
+    """A maker whose updates are `change(u, w, g, lr)`, `u` being those of a known core."""
+
+    def make(lr, wd):
+        direction = _direction(family, _TYPICAL)
+
+        def step(w, g):
+            return w - lr * (change(direction(g), w, g) + wd * w)
+
+        return step
+
+    return make
+
+
+def _orthogonal(u, w, g):
+    return np.linalg.qr(u)[0] if u.ndim == 2 else u
+
+
+def _low_rank(rank: int) -> Callable[..., Any]:
+    def change(u, w, g):
+        if u.ndim != 2 or min(u.shape) <= rank:
+            return u
+        left = np.linalg.svd(g, full_matrices=False)[0][:, :rank]
+        return left @ (left.T @ u)
+
+    return change
+
+
+def _projected(axes: Callable[[int], tuple[int, ...]], near: float) -> Callable[..., Any]:
+    """Takes the part along the weights out of the update where gradients are nearly orthogonal to them, as AdamP."""
+
+    def change(u, w, g):
+        if u.ndim < 2:
+            return u
+        over = axes(u.ndim)
+        size = np.sqrt(np.sum(w * w, over, keepdims=True)) + 1e-30
+        cosine = np.sum(w * g, over, keepdims=True) / (size * np.sqrt(np.sum(g * g, over, keepdims=True)) + 1e-30)
+        along = w / size * np.sum(w / size * u, over, keepdims=True)
+        return u - along if np.abs(cosine).max() < near else u
+
+    return change
+
+
+def _rows_normalized(u, w, g):
+    return u / np.sqrt(np.mean(u * u, axis=-1, keepdims=True)) if u.ndim > 2 else u
+
+
+def _spread_over_rows(u, w, g):
+    return u - u.mean(axis=0) if u.ndim == 2 and u.shape[0] > u.shape[1] else u
+
+
+def _adapted(family: str, first: float, measure: Callable[[np.ndarray], Any]) -> Callable[..., Any]:
+    """A maker whose rate is multiplied by the largest distance from the start so far."""
+
+    def make(lr, wd):
+        direction, start, distance = _direction(family, _TYPICAL), None, first
+
+        def step(w, g):
+            nonlocal start, distance
+            start = w if start is None else start
+            distance = np.maximum(distance, measure(w - start))
+            return w - lr * distance * (direction(g) + wd * w)
+
+        return step
+
+    return make
+
+
+def _d_adapted(lr, wd):
+    """Adam at a rate that is estimated from gradients along the way from the start, as Prodigy's."""
+    direction, start, d, along, s = _direction("adam", _TYPICAL), None, 1e-6, 0.0, 0.0
+
+    def step(w, g):
+        nonlocal start, d, along, s
+        start = w if start is None else start
+        along = along + lr * d * np.sum(g * (start - w))
+        s = s + lr * d * g
+        d = max(d, float(along / (np.sum(np.abs(s)) + 1e-30)))
+        return w - lr * d * (direction(g) + wd * w)
+
+    return step
+
+
+def _masked(wd_on: Callable[[np.ndarray], bool]) -> Callable[..., Any]:
+    return _stepping(lambda w, u, g, t, lr, wd: w - lr * (u + (wd if wd_on(w) else 0.0) * w))
+
+
 OUTSIDERS: dict[str, Callable[..., Any]] = {
     "Lion with noise": _unseeded_noise,
     "Lion with seeded noise": _seeded_noise(0.01),
@@ -541,6 +646,200 @@ OUTSIDERS: dict[str, Callable[..., Any]] = {
     "smooth Lion": lambda lr, wd: optax.chain(
         optax.scale_by_lion(mode="smooth"), optax.add_decayed_weights(wd), optax.scale_by_learning_rate(lr)
     ),
-    "stable decay": lambda lr, wd: optlab.adams(lr, weight_decay=wd),
+    "matrices orthogonal": _by_shape(_orthogonal),
+    "matrices orthogonal, by optlab": lambda lr, wd: chain(
+        optlab.scale_by_ema(0.9), ORTHOGONAL, optlab.add_decayed_weights(wd), optlab.scale_by_learning_rate(lr)
+    ),
+    "matrices orthogonal, momentum": _by_shape(_orthogonal, "heavy_ball"),
+    "matrices of low rank": _by_shape(_low_rank(4)),
+    "large matrices of low rank": _by_shape(_low_rank(128)),
+    "kernels another way": _by_shape(_rows_normalized),
+    "tall matrices another way": _by_shape(_spread_over_rows),
+    "projected by rows": _by_shape(_projected(lambda ndim: tuple(range(1, ndim)), 1e-9)),
+    "projected by columns": _by_shape(_projected(lambda ndim: tuple(range(ndim - 1)), 1e-3)),
+    "projected as a whole": _by_shape(_projected(lambda ndim: tuple(range(ndim)), 1e-3), "sgd"),
+    "momentum projected by rows": _by_shape(_projected(lambda ndim: tuple(range(1, ndim)), 1e-3), "heavy_ball"),
+    "adafactor of large matrices": optax.adafactor,
+    "rate of the distance": _adapted("adam", 1e-6, np.linalg.norm),
+    "rate of the distance, SGD": _adapted("sgd", 1e-6, lambda off: np.max(np.abs(off), initial=0)),
+    "rate of the distance, each weight its own": _adapted("adam", 1e-8, np.abs),
+    "D-adapted": _d_adapted,
+    "decay of a constant": lambda lr, wd: lambda w, g: w - lr * (g + wd),
+    "decay of a constant, Adam": _stepping(lambda w, u, g, t, lr, wd: w - lr * (u + wd)),
+    "decay that speeds up": _stepping(lambda w, u, g, t, lr, wd: w - lr * u * (1 + wd)),
+    "decay of matrices": _masked(lambda w: w.ndim > 1),
+    "decay of kernels": _masked(lambda w: w.ndim > 2),
+    "Adam a ten millionth off": _stepping(lambda w, u, g, t, lr, wd: w - lr * (u + 1e-7 * u**3 + wd * w)),
+    "Adam with little seeded noise": _noisy_adam(3e-8),
 }
+
+
+# Known optimizers, written in other ways ------------------------------------------------------------------------------
+
+
+def _single_scalars(correct_first: bool = True) -> Callable[..., Any]:
+    """Adam or LaProp whose bias corrections are kept in float32, as running products."""
+
+    def make(lr, wd):
+        m = v = 0.0
+        c1 = c2 = np.float32(0)
+
+        def step(w, g):
+            nonlocal m, v, c1, c2
+            c1, c2 = c1 * np.float32(0.9) + np.float32(0.1), c2 * np.float32(0.999) + np.float32(0.001)
+            v = 0.999 * v + 0.001 * g * g
+            size = np.sqrt(v / float(c2)) + 1e-8
+            m = 0.9 * m + 0.1 * (g if correct_first else g / size)
+            u = m / float(c1)
+            return w - lr * ((u / size if correct_first else u) + wd * w)
+
+        return step
+
+    return make
+
+
+def _single_coefficients(lr, wd):
+    """Adam by averages whose coefficients are computed anew at every step, in float32."""
+    m = v = 0.0
+    n1 = n2 = np.float32(0)
+
+    def step(w, g):
+        nonlocal m, v, n1, n2
+        g = g + wd * w
+        n1, n2 = n1 * np.float32(0.9) + np.float32(1), n2 * np.float32(0.999) + np.float32(1)
+        m, v = m + float(1 / n1) * (g - m), v + float(1 / n2) * (g * g - v)
+        return w - lr * m / (np.sqrt(v) + 1e-8)
+
+    return step
+
+
+def _single_rate(lr, wd):
+    """Heavy ball whose rate is cast to float32 after a warm-up product that is 1."""
+    m, t = 0.0, 0
+
+    def step(w, g):
+        nonlocal m, t
+        t += 1
+        m = 0.9 * m + g
+        return w - float(np.float32(lr) * np.float32(1 + 1e-7 * (t % 3))) * m - lr * wd * w
+
+    return step
+
+
+def _lerp(initial: float, place: str) -> Callable[..., Any]:
+    """RMSProp as `v += (1 - b2)*(g*g - v)`."""
+
+    def make(lr, wd):
+        v = initial
+
+        def step(w, g):
+            nonlocal v
+            v = v + (1 - 0.9) * (g * g - v)
+            size = np.sqrt(v + 1e-10) if place == "inside" else np.sqrt(v) + 1e-10
+            return w - lr * (g / size + wd * w)
+
+        return step
+
+    return make
+
+
+def _two_eps(corrected: bool, quotient_first: bool = False) -> Callable[..., Any]:
+    """Adam or LaProp with 1e-15 inside of the root and 1e-8 outside, added before or after the correction."""
+
+    def make(lr, wd):
+        m = v = 0.0
+        t = 0
+
+        def step(w, g):
+            nonlocal m, v, t
+            t += 1
+            v = 0.999 * v + 0.001 * g * g
+            c = 1 - 0.999**t
+            size = np.sqrt(v / c + 1e-15) + 1e-8 if corrected else (np.sqrt(v + 1e-15) + 1e-8) / np.sqrt(c)
+            m = 0.9 * m + 0.1 * (g / size if quotient_first else g)
+            u = m / (1 - 0.9**t)
+            return w - lr * ((u if quotient_first else u / size) + wd * w)
+
+        return step
+
+    return make
+
+
+def _radam_that_waits(lr, wd):
+    m = v = 0.0
+    t = 0
+
+    def step(w, g):
+        nonlocal m, v, t
+        t += 1
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        end, c = 2 / 0.001 - 1, 1 - 0.999**t
+        length = end - 2 * t * 0.999**t / c
+        if length <= 5:
+            return w
+        r = np.sqrt((length - 4) * (length - 2) * end / ((end - 4) * (end - 2) * length))
+        return w - lr * (r * m / (1 - 0.9**t) / (np.sqrt(v / c) + 1e-8) + wd * w)
+
+    return step
+
+
+def _stable(lr, wd):
+    m = v = 0.0
+    t = 0
+
+    def step(w, g):
+        nonlocal m, v, t
+        t += 1
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        v_hat = v / (1 - 0.999**t)
+        return w - lr * (m / (1 - 0.9**t) / (np.sqrt(v_hat) + 1e-8) + wd * w / np.sqrt(v_hat.mean()))
+
+    return step
+
+
+def _warmed_nadam(lr, wd):
+    """torch's NAdam with its product of coefficients in float64."""
+    m = v = 0.0
+    product, t = 1.0, 0
+
+    def step(w, g):
+        nonlocal m, v, product, t
+        t += 1
+        c, following = (0.9 * (1 - 0.5 * 0.96 ** (n * 0.004)) for n in (t, t + 1))
+        product *= c
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        u = following * m / (1 - product * following) + (1 - c) * g / (1 - product)
+        return w - lr * (u / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) + wd * w)
+
+    return step
+
+
+def _kind(make: Callable[..., Any], family: str, site: str = "update", **values: float) -> Draw:
+    known = {"learning_rate": 0.01, "weight_decay": 0.1, **values}
+    return Draw("", make, 0.01, 0.1, family, frozenset({site}), "lr", "none", known)
+
+
+_ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+
+KINDS: dict[str, Draw] = {
+    "Adam, corrections in float32": _kind(_single_scalars(), "adam", **_ADAM),
+    "LaProp, corrections in float32": _kind(_single_scalars(correct_first=False), "laprop", **_ADAM),
+    "Adam, coefficients in float32": _kind(_single_coefficients, "adam", "gradient", **_ADAM),
+    "heavy ball, its rate in float32": _kind(_single_rate, "heavy_ball", b1=0.9),
+    "RMSProp by differences": _kind(_lerp(0.0, "outside"), "rmsprop", b2=0.9, eps=1e-10),
+    "RMSProp by differences, from 1": _kind(_lerp(1.0, "inside"), "rmsprop", b2=0.9, eps=1e-10, initial=1.0),
+    "Adam with two eps": _kind(_two_eps(corrected=True), "adam", eps_root=1e-15, **_ADAM),
+    "Adam with two eps, before the correction": _kind(_two_eps(corrected=False), "adam", eps_root=1e-15, **_ADAM),
+    "LaProp with two eps": _kind(_two_eps(False, quotient_first=True), "laprop", eps_root=1e-15, **_ADAM),
+    "RAdam that waits": _kind(_radam_that_waits, "radam", **_ADAM),
+    "NAdam, its product in float64": _kind(_warmed_nadam, "nadam", momentum_decay=0.004, **_ADAM),
+    "AdamS": dataclasses.replace(_kind(optlab.adams, "adam", **_ADAM), gate="stable"),
+    "Adam, decay by the mean of each array": dataclasses.replace(_kind(_stable, "adam", **_ADAM), gate="stable"),
+}
+
+
+def torch_kinds() -> dict[str, Draw]:
+    return {"torch's NAdam": _kind(of_torch("NAdam"), "nadam", "gradient", momentum_decay=0.004, **_ADAM)}
+
+
 TORCH_OUTSIDERS = {"rprop": "Rprop", "asgd": "ASGD"}

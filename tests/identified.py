@@ -76,7 +76,7 @@ def _said(card: Card) -> list[str]:
         return [f"none; nearest {card.nearest}" + (", mixes the weights" if card.mixes else ""), "", "", "", ""]
     same = f" = {', '.join(f'`{site}`' for site in card.same_as)}" if card.same_as else ""
     eps = "" if card.core.eps == "none" else eps_place(card.core).replace(" the root", "")
-    values = [f"{name} {value.value:.6g}" for name, value in card.values.items() if value.given is None]
+    values = [f"{name} {value.value:.5g}" for name, value in card.values.items() if value.given is None]
     moments = card.correction.removeprefix("the ").removesuffix(" moment").removesuffix(" moments")
     return [
         f"`{card.family}`",

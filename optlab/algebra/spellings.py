@@ -190,7 +190,7 @@ def spelled(owner: str, also: Also | None = None) -> Callable[[F], F]:
     def decorator(function: F) -> F:
         if isinstance(function, type):
             function.__init__ = _spelled(owner, function.__init__, inspect.signature(function), also)
-            return function
+            return cast(F, function)
         return cast(F, _spelled(owner, function, inspect.signature(function), also))
 
     return decorator

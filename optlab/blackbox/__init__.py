@@ -4,8 +4,8 @@ from optlab.outside import extras
 
 extras.require("explain", __name__)
 
-from optlab.blackbox.card import UNKNOWN, Card, Value  # noqa: E402
+from optlab.blackbox.card import Card, Value  # noqa: E402
 from optlab.blackbox.conformance import STANDARDS, Conformance, check  # noqa: E402
 from optlab.blackbox.identification import identify  # noqa: E402
 
-__all__ = ["STANDARDS", "UNKNOWN", "Card", "Conformance", "Value", "check", "identify"]
+__all__ = ["STANDARDS", "Card", "Conformance", "Value", "check", "identify"]

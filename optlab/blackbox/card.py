@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Mapping
 
 from optlab.blackbox.families import QUOTIENT_FIRST, Core
-
-UNKNOWN = "none of the known families"
+from optlab.outside.version import __version__
 
 BOTH, NEITHER, INAPPLICABLE = "both moments", "none", "not applicable"
 EPS_PLACES = {
@@ -16,7 +15,10 @@ EPS_PLACES = {
     "inside": "inside the root",
     "outside_uncorrected": "outside the root, before the bias correction",
     "inside_uncorrected": "inside the root, before the bias correction",
+    "both": "inside and outside the root",
+    "both_uncorrected": "inside and outside the root, before the bias correction",
 }
+_GATES = {"cautious": "only where u*w >= 0", "stable": "divided by the root of the mean of v"}
 _SITES = {
     "none": "no decay",
     "update": "w - lr*(u + wd*w)",
@@ -52,14 +54,15 @@ class Card:
     """What a black box does.
 
     Attributes:
-      family: the optimizer's name, or `UNKNOWN`.
+      family: the optimizer's name, or `None` where none of the known families predicts all that was driven.
       site: where its decay acts: a site of the README's table, `after` or `proximal`; without a family `none`,
         `decoupled` or `unknown`.
       same_as: sites that this core can't tell from `site`.
       coupling: what multiplies the decay, as a power of the learning rate: `lr`, `constant`, `lr^2`; `none` without
         decay.
       law: how a decoupled decay shrinks weights, `1 - decay`, `1/(1 + decay)` or `exp(-decay)`; else `-`.
-      gate: `cautious` where decay acts only on weights with `u*w >= 0`, else `none`.
+      gate: `cautious` where decay acts only on weights with `u*w >= 0`, `stable` where it is divided by the root of the
+        mean of all second moments, else `none`.
       values: recovered hyperparameters by name; `b2` belongs to the second moment.
       unidentifiable: hyperparameters that left no trace, and why.
       correction: which moments are corrected for their start at zero.
@@ -70,10 +73,15 @@ class Card:
       nearest: the family that fits best, where none fits.
       precision: `float64` or `float32`, as the box's numbers have it.
       mixes: whether the weights of an array influence each other.
+      shapes: of the arrays that were driven.
+      horizon: the steps that a family is held against.
+      rates: learning rates that it is held against.
+      known: without a family, what was seen to be of one all the same.
       notes: what else was seen.
+      version: of optlab.
     """
 
-    family: str
+    family: str | None
     site: str
     coupling: str
     law: str
@@ -88,15 +96,21 @@ class Card:
     nearest: str
     precision: str
     mixes: bool
+    shapes: tuple[tuple[int, ...], ...]
+    horizon: int
+    rates: tuple[float, ...]
     same_as: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    version: str = __version__
 
     def __str__(self) -> str:
         same = f"; the same as {', '.join(self.same_as)} here" if self.same_as else ""
-        lines = [("family", self.family if self.core else f"{self.family}; nearest: {self.nearest}")]
+        lines = [("family", self.family or f"none of the known families; nearest: {self.nearest}")]
+        lines += [("known", known) for known in self.known]
         lines += [("decay", f"{self.site}: {_SITES[self.site]}{same}")]
         if self.site != "none":
-            gate = "" if self.gate == "none" else f", {self.gate}: only where u*w >= 0"
+            gate = "" if self.gate == "none" else f", {self.gate}: {_GATES[self.gate]}"
             law = "" if self.law == "-" else f", shrinks by {self.law}"
             lines += [("coupling", f"{self.coupling}{law}{gate}")]
         if self.core is not None:
@@ -106,7 +120,11 @@ class Card:
         lines += [(f"  {name}", str(value)) for name, value in self.values.items()]
         lines += [(f"  {name}", f"not identifiable: {why}") for name, why in self.unidentifiable.items()]
         lines += [("gradient", self.gradient), ("residual", f"{self.residual:.1e} (rounding: {self.floor:.0e})")]
-        lines += [("precision", self.precision), *(("note", note) for note in self.notes)]
+        lines += [("precision", self.precision), ("shapes", ", ".join(map(str, self.shapes)))]
+        rates = " and ".join(f"{rate:g}" for rate in self.rates)
+        answering = " and answering to the weights" if len(self.rates) > 1 else ""
+        lines += [("horizon", f"{self.horizon} steps at learning_rate={rates}, gradients given{answering}")]
+        lines += [("version", f"optlab {self.version}"), *(("note", note) for note in self.notes)]
         return "\n".join(_wrapped(name, text) for name, text in lines)
 
 
@@ -141,6 +159,7 @@ _BY_DENOMINATOR = {
     "decayed_max": "adamax",
     "belief": "adabelief",
     "rectified": "radam",
+    "rectified_still": "radam",
     "adadelta": "adadelta",
 }
 
@@ -161,7 +180,7 @@ def family(core: Core) -> str:
 
 
 _CORRECTED = {"corrected_ema", "nesterov_ema", "warming_nesterov_ema", "max_of_corrected", "corrected_max"}
-_CORRECTED |= {"corrected_centred", "belief", "rectified"}
+_CORRECTED |= {"corrected_centred", "belief", "rectified", "rectified_still"}
 _RAW = {"ema", "max", "centred"}
 
 

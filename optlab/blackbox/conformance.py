@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from optlab.algebra.spellings import spelled
-from optlab.blackbox.card import BOTH, EPS_PLACES, INAPPLICABLE, NEITHER, UNKNOWN, Card, eps_place
+from optlab.blackbox.card import BOTH, EPS_PLACES, INAPPLICABLE, NEITHER, Card, eps_place
 from optlab.blackbox.families import MOMENTUM_FIRST, QUOTIENT_FIRST
 from optlab.blackbox.identification import identify
 
@@ -111,9 +111,13 @@ def check(
 
 
 def _differences(card: Card, standard: Standard) -> list[str]:
-    if card.family == UNKNOWN:
+    if card.family is None and card.known:
+        return [f"it is none of the known families: {'; '.join(card.known)}"]
+    if card.family is None:
         why = "; it mixes the weights of an array" if card.mixes else ""
-        return [f"it is {UNKNOWN}; the nearest is {card.nearest}, {card.residual:.0e} of a move off{why}"]
+        return [
+            f"it is none of the known families; the nearest is {card.nearest}, {card.residual:.0e} of a move off{why}"
+        ]
     found = []
     if card.family != standard.family:
         found.append(f"it computes {_title(card)}, not {standard.title}")
@@ -136,7 +140,7 @@ def _of_the_core(card: Card, standard: Standard) -> list[str]:
 
 def _title(card: Card) -> str:
     titles = {standard.family: standard.title for standard in reversed(STANDARDS.values()) if standard.site == "none"}
-    return titles.get(card.family, STANDARDS["lion"].title)
+    return titles.get(card.family or "", STANDARDS["lion"].title)
 
 
 def _moments(of: Card | Standard) -> str:
@@ -174,8 +178,10 @@ def _of_the_decay(card: Card, standard: Standard) -> list[str]:
         found.append(f"{_WHERE[card.site]}; {standard.title} {does or _DOES[standard.site]}")
     elif card.site != "none" and card.coupling != standard.coupling:
         found.append(f"decay is multiplied by {card.coupling}; {standard.title} multiplies it by {standard.coupling}")
-    if card.gate != "none":
-        found.append(f"decay is {card.gate}, acting only where u·w ≥ 0; {standard.title} decays every weight")
+    if card.gate == "cautious":
+        found.append(f"decay is cautious, acting only where u·w ≥ 0; {standard.title} decays every weight")
+    if card.gate == "stable":
+        found.append(f"decay is divided by the root of the mean of v; {standard.title} decays by the rate alone")
     if standard.site in sites and card.law not in ("-", "1 - decay"):
         found.append(f"decay shrinks weights by {card.law}; {standard.title} by 1 - decay")
     return found

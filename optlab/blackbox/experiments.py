@@ -4,15 +4,15 @@ import dataclasses
 
 import numpy as np
 
-from optlab.blackbox.adapters import Box
-from optlab.blackbox.fitting import DOUBLE, SINGLE, Trajectory, rms
-from optlab.blackbox.probes import Probe, fresh, ladder
+from optlab.blackbox.adapters import Box, Gradient, Leaves
+from optlab.blackbox.fitting import DOUBLE, SINGLE, Precision, Trajectory, rms
+from optlab.blackbox.probes import Probe, closed_loop, ladder
 
 STEPS, SHORT = 40, 12
-FRESH_STEPS, FRESH_WEIGHTS = 120, 144
+WATCHED = 240  # a model of single weights predicts each of them alone
 AGAIN = 8.0  # in roundings: how far two runs of the same may be off each other
 VISIBLE = 1e4  # in roundings: what a decay has to move twins by, to be told from other decays
-LOUDER = 8  # how many times a decay is raised tenfold to be seen
+LOUDER = 1e8  # how many times as large a decay is tried, or one that outweighs the rate, to be seen at all
 
 
 def twin_moves(run: Trajectory) -> tuple[np.ndarray, np.ndarray]:
@@ -35,22 +35,37 @@ class Experiments:
     rate: float
     decay: float
     seed: int
-    unit: float = DOUBLE
+    precision: Precision = DOUBLE
 
     @property
     def probe(self) -> Probe:
         return ladder(STEPS, self.seed)
 
     def run(self, rate: float, decay: float, probe: Probe) -> Trajectory:
-        return Trajectory(self.box.run(rate, decay, probe.start, probe.grads), probe.grads, self.unit)
+        return Trajectory(self.box.run(rate, decay, probe.start, probe.grads), probe.grads, self.precision)
+
+    def leaves(
+        self, rate: float, decay: float, starts: Leaves, gradient: Gradient, steps: int
+    ) -> dict[str, Trajectory]:
+        """Arrays of several shapes in one optimizer; of a large one, `WATCHED` of its weights."""
+        weights, grads = self.box.run_leaves(rate, decay, starts, gradient, steps)
+        flat = {name: each.reshape(steps, -1) for name, each in grads.items()}
+        together = np.concatenate(list(flat.values()), axis=1) if self.box.joins else None
+        runs = {}
+        for name, w in weights.items():
+            some = np.linspace(0, starts[name].size - 1, min(starts[name].size, WATCHED)).astype(int)
+            everyone = flat[name] if together is None else together
+            runs[name] = Trajectory(w.reshape(steps + 1, -1)[:, some], flat[name][:, some], self.precision, everyone)
+        return runs
 
     def at_rest(self) -> tuple["Experiments", Trajectory]:
         """The run without decay, if the box can do without, and these experiments at the box's precision."""
         run = self.run(self.rate, 0.0, self.probe)
         self._require_finite(run)
-        single = np.array_equal(run.w, run.w.astype(np.float32), equal_nan=True)
-        unit = SINGLE if single else DOUBLE
-        run = Trajectory(run.w, run.g, unit)
+        with np.errstate(over="ignore"):
+            single = np.array_equal(run.w, run.w.astype(np.float32), equal_nan=True)
+        precision = SINGLE if single else DOUBLE
+        run = Trajectory(run.w, run.g, precision)
         again = self.run(self.rate, 0.0, self.probe.first(SHORT))
         off = _apart(run, again)
         if off.max() > AGAIN:
@@ -59,7 +74,7 @@ class Experiments:
                 f"identify: the box is stochastic: two runs on the same gradients part at step {t + 1}; make must give"
                 " a fresh optimizer at every call, with what is random in it seeded"
             )
-        return dataclasses.replace(self, unit=unit), run
+        return dataclasses.replace(self, precision=precision), run
 
     def _require_finite(self, run: Trajectory) -> None:
         ordinary = (self.probe.scale >= 1e-3) & (self.probe.scale <= 1e3)
@@ -89,21 +104,42 @@ class Experiments:
         changed = self.run(self.rate, decay, dataclasses.replace(self.probe, grads=louder))
         return bool(_apart(run, changed)[:, ~others].max() > AGAIN)
 
+    @property
+    def loudest(self) -> float:
+        return max(LOUDER * self.decay, 100.0, 100 / self.rate)
+
+    def decaying(self, rest: Trajectory) -> str:
+        """Whether a step of any weight differs from that without decay, at a decay too large to be lost beside it.
+
+        Returns:
+          `vectors` where those of the ladder do, `arrays` where only those of arrays of several axes do, or nothing.
+        """
+        probe = self.probe.first(SHORT)
+        if any(_differ(rest, self.run(self.rate, decay, probe)) for decay in (self.decay, self.loudest)):
+            return "vectors"
+        starts, gradient = closed_loop(self.rate, self.seed, tangent=False, single=True)
+        try:
+            still, loud = (self.leaves(self.rate, decay, starts, gradient, SHORT) for decay in (0.0, self.loudest))
+        except (TypeError, ValueError):
+            return ""  # a box of vectors alone
+        return "arrays" if any(_differ(still[name], loud[name]) for name in starts) else ""
+
     def at_visible_decay(self) -> tuple[float, Trajectory]:
         """The decay, raised where the box's precision would hide it, and the run at it."""
-        decay, run = self.decay, self.run(self.rate, self.decay, self.probe)
-        for _ in range(LOUDER):
-            if rms(twin_moves(run)[1]) > VISIBLE:
-                break
-            louder = self.run(self.rate, 10 * decay, self.probe)
-            if np.array_equal(louder.w, run.w, equal_nan=True):
-                break
-            decay, run = 10 * decay, louder
+        decay, given = self.decay, self.run(self.rate, self.decay, self.probe)
+        run = given
+        while not (rms(twin_moves(run)[1]) > VISIBLE):
+            decay *= 10
+            if decay > self.loudest:
+                return self.decay, given
+            run = self.run(self.rate, decay, self.probe)
         return decay, run
 
-    def afresh(self, decay: float) -> Trajectory:
-        """A longer run on gradients and weights that no other run has seen."""
-        return self.run(self.rate, decay, fresh(FRESH_STEPS, FRESH_WEIGHTS, self.seed + 1))
+
+def _differ(run: Trajectory, short: Trajectory) -> bool:
+    """Whether a weight of the first steps is another, one that is lost included."""
+    lost = ~np.isfinite(short.w) & np.isfinite(run.w[: SHORT + 1])
+    return bool(lost.any() or _apart(run, short).max() > AGAIN)
 
 
 def _apart(run: Trajectory, short: Trajectory) -> np.ndarray:

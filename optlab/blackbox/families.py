@@ -6,6 +6,7 @@ weight is predicted from what it did before, and no error of one step enters the
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from scipy.signal import lfilter
@@ -122,6 +123,7 @@ DENOMINATORS: dict[str, tuple[tuple[str, ...], Callable[[Array, Values], tuple[A
     "corrected_centred": (("b2",), lambda g, p: (_corrected_centred(g, p), ONE)),
     "belief": (("b1", "b2", "eps_root"), lambda g, p: (_deviation(g, p), _correction(g, p))),
     "rectified": (("b2",), lambda g, p: (_average(g, p), _correction(g, p))),
+    "rectified_still": (("b2",), lambda g, p: (_average(g, p), _correction(g, p))),
 }
 
 
@@ -133,15 +135,21 @@ def _decayed_max(g: Array, p: Values, eps: str) -> Array:
     return size + p["eps"] if eps == "outside" else size
 
 
-def _rectified(root: Array, p: Values) -> Array:
-    """RAdam (Liu et al. 2020): no denominator until the variance of the second moment is tractable."""
-    t, b2 = _steps(root), p["b2"]
-    end = 2 / (1 - b2) - 1
-    length = end - 2 * t * b2**t / _weight_sum(b2, t)
+RECTIFIED = {"rectified": 1.0, "rectified_still": np.inf}  # and what is divided by before
+
+
+def _length(t: Array, b2: float) -> Array:
+    """How many gradients RAdam takes the second moment to be of; the variance is tractable where they are above 5."""
+    return 2 / (1 - b2) - 1 - 2 * t * b2**t / _weight_sum(b2, t)
+
+
+def _rectified(root: Array, p: Values, kind: str) -> Array:
+    """RAdam (Liu et al. 2020): no denominator, or no step, until the variance of the second moment is tractable."""
+    length, end = _length(_steps(root), p["b2"]), 2 / (1 - p["b2"]) - 1
     tractable = length > 5
     length = np.where(tractable, length, 5)
     factor = np.sqrt((length - 4) * (length - 2) * end / ((end - 4) * (end - 2) * length))
-    return np.where(tractable, root / factor, 1.0)
+    return np.where(tractable, root / factor, RECTIFIED[kind])
 
 
 def _adadelta(g: Array, p: Values) -> Array:
@@ -161,6 +169,28 @@ QUOTIENT_FIRST = "the quotient, then momentum"
 
 
 @dataclasses.dataclass(frozen=True)
+class Scalars:
+    """What the scalars of every step are off by, `[steps, 1]` or 0-dimensional, in a box that rounds them.
+
+    Attributes:
+      above, below: factors of what the numerator and the denominator see.
+      newest: what the newest gradient counts in the numerator besides.
+      correction: a factor of the second moment's.
+      total, share: factors of the update, and of a decoupled decay.
+    """
+
+    above: Array | float = 1.0
+    below: Array | float = 1.0
+    newest: Array | float = 0.0
+    correction: Array | float = 1.0
+    total: Array | float = 1.0
+    share: Array | float = 1.0
+
+
+EXACT = Scalars()
+
+
+@dataclasses.dataclass(frozen=True)
 class Core:
     """`u = numerator(g) / denominator(g)`, an optimizer without its rate and its decay.
 
@@ -168,7 +198,8 @@ class Core:
       numerator: a key of `NUMERATORS`.
       denominator: a key of `DENOMINATORS`, or `one`, `magnitude` (of the numerator, which leaves its sign),
         `decayed_max`, `adadelta`.
-      eps: `none`, `outside` the root or `inside` of it; `_uncorrected`: added before the bias correction.
+      eps: `none`, `outside` the root, `inside` of it, or `both`, which calls the inner one `eps_root`; `_uncorrected`:
+        added before the bias correction.
       order: of a quotient and an average.
       starts: whether the second moment starts elsewhere than at zero.
     """
@@ -188,9 +219,10 @@ class Core:
         else:
             below = DENOMINATORS[self.denominator][0]
         names = dict.fromkeys((*NUMERATORS[self.numerator][0], *below))
-        return [*names, *(["initial"] if self.starts else []), *(["eps"] if self.eps != "none" else [])]
+        names |= dict.fromkeys([*(["initial"] if self.starts else []), *(["eps_root"] if "both" in self.eps else [])])
+        return [*names, *(["eps"] if self.eps != "none" else [])]
 
-    def divisor(self, g: Array, p: Values) -> Array:
+    def divisor(self, g: Array, p: Values, scalars: Scalars = EXACT) -> Array:
         if self.denominator == "one":
             return ONE
         if self.denominator == "decayed_max":
@@ -198,26 +230,39 @@ class Core:
         if self.denominator == "adadelta":
             return _adadelta(g, p)
         v, correction = DENOMINATORS[self.denominator][1](g, p)
-        eps = p["eps"] if self.eps != "none" else 0.0
-        if self.eps == "inside":
-            root = np.sqrt(v / correction + eps)
-        elif self.eps == "inside_uncorrected":
-            root = np.sqrt((v + eps) / correction)
-        elif self.eps == "outside_uncorrected":
-            root = (np.sqrt(v) + eps) / np.sqrt(correction)
-        else:
-            root = np.sqrt(v / correction) + eps
-        return _rectified(root, p) if self.denominator == "rectified" else root
+        eps, eps_root = p.get("eps", 0.0), p.get("eps_root", 0.0)
+        correction = correction * scalars.correction
+        root = {
+            "none": lambda: np.sqrt(v / correction),
+            "outside": lambda: np.sqrt(v / correction) + eps,
+            "inside": lambda: np.sqrt(v / correction + eps),
+            "both": lambda: np.sqrt(v / correction + eps_root) + eps,
+            "outside_uncorrected": lambda: (np.sqrt(v) + eps) / np.sqrt(correction),
+            "inside_uncorrected": lambda: np.sqrt((v + eps) / correction),
+            "both_uncorrected": lambda: (np.sqrt(v + eps_root) + eps) / np.sqrt(correction),
+        }[self.eps]()
+        return _rectified(root, p, self.denominator) if self.denominator in RECTIFIED else root
 
-    def updates(self, above: Array, below: Array, p: Values, added: Array | float = 0.0) -> Array:
+    def updates(
+        self, above: Array, below: Array, p: Values, added: Array | float = 0.0, scalars: Scalars = EXACT
+    ) -> Array:
         """`u` of every step: the numerator sees `above`, the denominator `below`; `added` joins the numerator."""
         numerator = NUMERATORS[self.numerator][1]
         if self.denominator == "magnitude":
             return np.sign(numerator(above, p) + added)
+        if scalars is not EXACT:
+            return self._with_rounded_scalars(above, below * scalars.below, p, added, scalars)
         divisor = self.divisor(below, p)
         if self.order == QUOTIENT_FIRST:
             return numerator(above / divisor, p)
         return (numerator(above, p) + added) / divisor
+
+    def _with_rounded_scalars(self, above: Array, below: Array, p: Values, added: Any, scalars: Scalars) -> Array:
+        divisor = self.divisor(below, p, scalars)
+        if self.order == QUOTIENT_FIRST:
+            above, divisor = above / divisor, ONE
+        u = NUMERATORS[self.numerator][1](above * scalars.above, p) + scalars.newest * above + added
+        return u / divisor * scalars.total
 
 
 # Where decay acts: before and after the step it is a share of the weight, elsewhere a multiple of it.
@@ -226,20 +271,25 @@ PLACES = ("none", "before", "after", "gradient", "first_moment", "second_moment"
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A core with decay at one of `PLACES`; `cautious` decay acts only where `u*w >= 0`."""
+    """A core with decay at one of `PLACES`.
+
+    Attributes:
+      gate: `cautious` decay acts only where `u*w >= 0`, `stable` decay is divided by the root of the mean of the second
+        moments of all the weights that the optimizer has.
+    """
 
     core: Core
     place: str = "none"
-    cautious: bool = False
+    gate: str = "none"
 
     def names(self) -> list[str]:
         return [*self.core.names(), *(["decay"] if self.place != "none" else [])]
 
-    def updates(self, w: Array, g: Array, p: Values) -> Array:
+    def updates(self, w: Array, g: Array, p: Values, scalars: Scalars = EXACT) -> Array:
         pull = p["decay"] * w if self.place in PLACES[3:] else 0.0
         above = g + pull if self.place in ("gradient", "first_moment") else g
         below = g + pull if self.place in ("gradient", "second_moment") else g
-        return self.core.updates(above, below, p, pull if self.place == "direction" else 0.0)
+        return self.core.updates(above, below, p, pull if self.place == "direction" else 0.0, scalars)
 
     def size(self, w: Array, g: Array, p: Values) -> Array:
         """What `u` is of terms that do not cancel, which is what it rounds by."""
@@ -250,13 +300,34 @@ class Model:
         above = np.abs(g) + np.abs(pull) if self.place in ("gradient", "first_moment") else np.abs(g)
         return self.core.updates(above, below, p, np.abs(pull) if self.place == "direction" else 0.0)
 
-    def step(self, w: Array, g: Array, rate: float, p: Values) -> Array:
-        """The weights after every step, each predicted from those before it, `w`."""
-        u = self.updates(w, g, p)
+    def clear(self, w: Array, g: Array, p: Values, rounding: float) -> Array:
+        """Where the sign that the update is of, if it is one, is not of terms that cancel down to their rounding."""
+        if self.core.denominator != "magnitude":
+            return np.ones(g.shape, bool)
+        pull = p["decay"] * w if self.place in PLACES[3:] else np.zeros_like(w)
+        average = NUMERATORS[self.core.numerator][1]
+        added = pull if self.place == "direction" else 0.0
+        seen = g if self.place == "direction" else g + pull
+        terms = np.abs(g) if self.place == "direction" else np.abs(g) + np.abs(pull)
+        return np.abs(average(seen, p) + added) > rounding * (average(terms, p) + np.abs(added))
+
+    def moves(
+        self, w: Array, g: Array, rate: float, p: Values, everyone: Array | None = None, scalars: Scalars = EXACT
+    ) -> Array:
+        """What every step adds to the weights, each predicted from those before it, `w`; `everyone`: all gradients."""
+        u = self.updates(w, g, p, scalars)
         if self.place not in ("before", "after"):
-            return w - rate * u
-        share = p["decay"] * (u * w >= 0) if self.cautious else p["decay"]
-        return (w - rate * u) * (1 - share) if self.place == "after" else w - share * w - rate * u
+            return -rate * u
+        share = p["decay"]
+        if self.gate == "cautious":
+            share = share * (u * w >= 0)
+        elif self.gate == "stable":
+            v, correction = DENOMINATORS[self.core.denominator][1](g if everyone is None else everyone, p)
+            share = share / np.sqrt(np.mean(v / correction, axis=1, keepdims=True))
+        if self.core.denominator == "rectified_still":  # then decay waits too
+            share = share * (_length(_steps(w), p["b2"]) > 5)
+        kept = 1 - share if self.place == "after" else 1.0
+        return -rate * u * kept - share * scalars.share * w
 
 
 def places(core: Core) -> list[str]:
@@ -281,11 +352,14 @@ def _quotients() -> list[Core]:
     cores = [Core("gradient", size) for size in (*averages, "sum", *centred, *maxima)]
     cores += [Core(above, size) for above in averages for size in (*averages, "sum", *maxima, "belief")]
     cores += [Core(above, size) for above in ("nesterov_ema", "warming_nesterov_ema") for size in averages]
-    cores += [Core("nesterov_ema", "belief"), Core("corrected_ema", "rectified"), Core("nesterov_ema", "rectified")]
+    cores += [Core("nesterov_ema", "belief"), Core("nesterov_ema", "rectified")]
+    cores += [Core("corrected_ema", each) for each in RECTIFIED]
     later = [(above, size) for above in ("trace", "nesterov_trace") for size in (*averages, "sum", *centred)]
     later += [("corrected_ema", size) for size in (*averages, "sum")]
     return [*cores, *(Core(*each, order=QUOTIENT_FIRST) for each in later), Core("gradient", "adadelta", "inside")]
 
+
+CORRECTED = ("corrected_ema", "corrected_max")
 
 LINEAR = [Core(above) for above in NUMERATORS if above not in ("ema", "interpolated")]
 QUOTIENTS = _quotients()
@@ -300,8 +374,16 @@ def with_eps(core: Core) -> list[Core]:
         zero = dataclasses.replace(core, denominator="sum_from_zero")
         return [zero, dataclasses.replace(zero, eps="outside"), core, dataclasses.replace(core, eps="outside")]
     eps = ["none", "outside", "inside"]
-    if core.denominator in ("corrected_ema", "corrected_max", "rectified"):
+    if core.denominator in (*CORRECTED, *RECTIFIED):
         eps += ["outside_uncorrected", "inside_uncorrected"]
     if core.denominator == "belief":
         eps = ["none", "outside"]
     return [dataclasses.replace(core, eps=place) for place in eps]
+
+
+def with_two_eps(core: Core) -> list[Core]:
+    """The core with one eps inside of the root and one outside."""
+    if core.denominator not in DENOMINATORS or core.denominator in ("sum", "sum_from_zero", "belief"):
+        return []
+    places = ["both", *(["both_uncorrected"] if core.denominator in (*CORRECTED, *RECTIFIED) else [])]
+    return [dataclasses.replace(core, eps=place) for place in places]

@@ -10,14 +10,14 @@ from optlab.algebra.hyperparameters import check_seed
 from optlab.algebra.spellings import spelled
 from optlab.blackbox import placing, signs
 from optlab.blackbox.adapters import Box
-from optlab.blackbox.card import INAPPLICABLE, UNKNOWN, Card, Value, correction, family
-from optlab.blackbox.experiments import Experiments
+from optlab.blackbox.card import INAPPLICABLE, Card, Value, correction, family
+from optlab.blackbox.experiments import STEPS, Experiments
 from optlab.blackbox.families import Core, Model
-from optlab.blackbox.fitting import SINGLE, Fit, Trajectory, fit, off_from
+from optlab.blackbox.fitting import DOUBLE, MIXED, ROUNDINGS, Fit, Precision, Trajectory, fit, off_from
+from optlab.blackbox.placing import WHOLE
 from optlab.blackbox.probes import every
-from optlab.blackbox.searching import search
-
-WHOLE = 0.02  # how far the power of a proportionality may be from a whole number, to be taken for it
+from optlab.blackbox.searching import NEARLY, search
+from optlab.blackbox.validation import HORIZON, Verdict, validate
 
 
 @spelled("identify")
@@ -26,19 +26,20 @@ def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.
 
     The box is driven with chosen gradients and watched; nothing else of it is read. Twins, weights that see the same
     gradients from two starting points, tell decay: their distance moves by nothing else. A least-squares fit of
-    every known recurrence tells the rest, and is held against a fresh, longer run.
+    every known recurrence tells the rest. It is held against longer runs that it was not fitted to, of a vector, a
+    matrix and a kernel, with gradients given and with gradients that answer to the weights; see `validation`.
 
     Args:
       make: `make(learning_rate, weight_decay)`, called anew for every run; without the second where it takes none.
-        Gives an optax-like transform, or a step `(w, g) -> new w` over NumPy arrays of one axis. A class of
-        `torch.optim` is called as `make([parameter], lr=..., weight_decay=...)`.
+        Gives an optax-like transform, or a step `(w, g) -> new w` over NumPy arrays of any shape. A class of
+        `torch.optim` is called as `make([parameter, ...], lr=..., weight_decay=...)`.
       learning_rate, weight_decay: > 0, handed to `make`, besides their halves and a decay of 0; the card says what
         they are in effect.
       seed: of the gradients.
 
     Returns:
-      A card; `print` shows it on one screen. Its family is `none of the known families` unless it predicts the fresh
-      run down to the rounding of the box.
+      A card; `print` shows it on one screen. Its family is `None` unless it predicts all of these runs down to the
+      rounding of the box.
 
     Raises:
       TypeError: `make` is not callable, takes no learning rate, or gives nothing that steps.
@@ -52,10 +53,21 @@ def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.
     box = Box(make)
     experiments, rest = Experiments(box, float(learning_rate), float(weight_decay), seed).at_rest()
     half_rest = experiments.at_half_rate(0.0, rest)
-    decay, base = experiments.at_visible_decay() if box.takes_decay else (0.0, rest)
-    probed = _Probed(experiments, decay, rest, half_rest, base)
-    found = probed.without_inherent_decay() if placing.twins(rest)[0] == "constant" else probed.with_inherent_decay()
-    return _card(probed, found)
+    decaying = experiments.decaying(rest) if box.takes_decay else ""
+    decay, base = experiments.at_visible_decay() if decaying == "vectors" else (0.0, rest)
+    if decaying == "arrays":
+        decay = experiments.decay
+    probed = _Probed(experiments, decay, rest, half_rest, base, decaying)
+    found = probed.explained()
+    verdict = probed.validated(found)
+    nearly = found.full.rms * ROUNDINGS * DOUBLE.moves < NEARLY
+    if experiments.precision == DOUBLE and not verdict.holds and not verdict.known and nearly:
+        mixed = probed.at(MIXED)
+        found_mixed = mixed.explained()
+        verdict_mixed = mixed.validated(found_mixed)
+        if verdict_mixed.holds or verdict_mixed.known:
+            probed, found, verdict = mixed, found_mixed, verdict_mixed
+    return _card(probed, found, verdict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,24 +78,45 @@ class _Found:
     half_rate: Fit
     half_decay: Fit | None = None
     same_as: tuple[str, ...] = ()
+    core: Fit | None = None
+
+    def fits(self) -> list[Fit]:
+        return [each for each in (self.full, self.half_rate, self.half_decay) if each is not None]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Probed:
-    """The runs of a box: at no decay (`rest`), at half the rate, and with decay (`base`)."""
+    """The runs of a box: at no decay (`rest`), at half the rate, and with decay (`base`); what is `decaying` at all."""
 
     experiments: Experiments
     decay: float
     rest: Trajectory
     half_rest: Trajectory
     base: Trajectory
+    decaying: str
+
+    def at(self, precision: Precision) -> "_Probed":
+        """The same runs, of a box of another precision."""
+        rest, half_rest, base = (Trajectory(run.w, run.g, precision) for run in (self.rest, self.half_rest, self.base))
+        experiments = dataclasses.replace(self.experiments, precision=precision)
+        return _Probed(experiments, self.decay, rest, half_rest, base, self.decaying)
+
+    @property
+    def always_decays(self) -> bool:
+        return placing.twins(self.rest)[0] != "constant"
+
+    def explained(self) -> _Found:
+        return self.with_inherent_decay() if self.always_decays else self.without_inherent_decay()
+
+    def validated(self, found: _Found) -> Verdict:
+        return validate(self.experiments, self.decay, found.fits(), self.always_decays)
 
     def without_inherent_decay(self) -> _Found:
         """The core from the run without decay, then the decay alone."""
         core = self.core(self.rest)
         half = fit(dataclasses.replace(core, rate=core.rate / 2), self.half_rest, ["rate"])
         if not core.holds() or placing.twins(self.base)[0] == "constant":
-            return _Found(core, half)
+            return _Found(core, half, core=core)
         rate = self.experiments.rate
         full, *others = placing.place(core, self.base, self.some(4), lambda core: self.turns(core, rate, self.decay))
         same_as = tuple(dict.fromkeys(each.model.place for each in others if each.model.place != full.model.place))
@@ -92,6 +125,7 @@ class _Probed:
             self.refit(full, half.rate, rate / 2, self.decay),
             self.refit(full, core.rate, rate, self.decay / 2),
             same_as,
+            core,
         )
 
     def with_inherent_decay(self) -> _Found:
@@ -163,41 +197,45 @@ class _Probed:
 # The card ---------------------------------------------------------------------------------------------------------
 
 
-def _card(probed: _Probed, found: _Found) -> Card:
-    experiments, full = probed.experiments, found.full
-    mixes = experiments.mixes(probed.decay, probed.base)
-    fresh = experiments.afresh(probed.decay)
-    off = off_from(full, fresh)
-    claimed = not mixes and full.holds() and off <= full.allowed()
+def _card(probed: _Probed, found: _Found, verdict: Verdict) -> Card:
+    experiments, full, fresh = probed.experiments, verdict.full, verdict.run
+    by_all = full.model.gate == "stable"  # a decay by which weights influence each other, as the model has it
+    mixes = experiments.mixes(0.0, probed.rest) if by_all else experiments.mixes(probed.decay, probed.base)
     with np.errstate(all="ignore"):
         moved = np.abs(np.diff(fresh.w, axis=0))
         per_noise = float(np.median((fresh.noise / moved)[fresh.seen & (moved > 0)]))
     common = {
         "gradient": _gradient_scale(probed),
-        "residual": off * per_noise,
+        "residual": off_from(full, fresh) * per_noise,
         "floor": full.allowed() * per_noise,
         "nearest": family(full.model.core),
-        "precision": "float32" if experiments.unit == SINGLE else "float64",
+        "precision": experiments.precision.name,
         "mixes": mixes,
+        "shapes": (probed.experiments.probe.start.shape, *verdict.shapes),
+        "horizon": HORIZON,
+        "rates": verdict.rates,
     }
-    notes = _notes_on_the_decay(probed)
-    if not claimed:
+    notes = (*_notes_on_the_decay(probed), *verdict.notes)
+    if mixes or not verdict.holds:
         motion = placing.twins(probed.base)[0]
         site = {"constant": "none", "shrinks": "decoupled", "moves": "unknown"}[motion]
-        law, gate = "-", "none"
-        return Card(UNKNOWN, site, "none", law, gate, {}, {}, INAPPLICABLE, None, notes=notes, **common)
+        site = "unknown" if site == "none" and probed.decaying else site
+        known = verdict.known or _known_at_rest(probed, found)
+        return Card(None, site, "none", "-", "none", {}, {}, INAPPLICABLE, None, known=known, notes=notes, **common)
+    found = dataclasses.replace(found, full=full)
     site, coupling, law, decay_value, decay_notes = _decay(probed, found)
     core = full.model.core
-    values = {"learning_rate": _value(full, "rate", experiments.unit, experiments.rate)}
+    rounding = experiments.precision.moves
+    values = {"learning_rate": _value(full, "rate", rounding, experiments.rate)}
     values |= decay_value
-    values |= {name: _value(full, name, experiments.unit) for name in core.names()}
+    values |= {name: _value(full, name, rounding) for name in core.names()}
     unidentifiable = _unidentifiable(core, values, common["precision"])
     return Card(
         family(core),
         site,
         coupling,
         law,
-        "cautious" if full.model.cautious else "none",
+        full.model.gate,
         {name: value for name, value in values.items() if name not in unidentifiable},
         unidentifiable,
         correction(core),
@@ -208,9 +246,16 @@ def _card(probed: _Probed, found: _Found) -> Card:
     )
 
 
-def _value(found: Fit, name: str, unit: float, given: float | None = None) -> Value:
+def _known_at_rest(probed: _Probed, found: _Found) -> tuple[str, ...]:
+    if found.core is None or not found.core.holds() or (found.full.holds() and found.full.model.place != "none"):
+        return ()
+    alone = " while weight_decay is 0" if probed.decaying else ""
+    return (f"{family(found.core.model.core)} on vectors for {STEPS} steps{alone}",)
+
+
+def _value(found: Fit, name: str, rounding: float, given: float | None = None) -> Value:
     value = found.rate if name == "rate" else found.values[name]
-    return Value(float(value), max(found.uncertainties.get(name, 0.0), unit * abs(value)), given)
+    return Value(float(value), max(found.uncertainties.get(name, 0.0), rounding * abs(value)), given)
 
 
 def _gradient_scale(probed: _Probed) -> str:
@@ -255,14 +300,14 @@ def _decay(probed: _Probed, found: _Found) -> tuple[str, str, str, dict[str, Val
         power = _power("weight_decay", strength.by_decay)
         if power != "weight_decay":
             notes.append(f"the decay goes as {'no power of weight_decay' if power == 'constant' else power}")
-        if probed.decay != given:
+        if probed.decay not in (0, given):
             notes.append(f"decay watched at weight_decay={probed.decay:g}, where rounding does not hide it")
             value *= (given / probed.decay) ** (0.0 if math.isnan(strength.by_decay) else round(strength.by_decay))
     if value < 0:
         notes.append("sign trap: weights grow by what they should shrink by")
     amount = full.values["decay"]
     relative = full.uncertainties.get("decay", 0.0) / abs(amount) + full.uncertainties.get("rate", 0.0) / full.rate
-    relative = max(relative, experiments.unit)
+    relative = max(relative, experiments.precision.moves)
     return site, coupling, strength.law, {"weight_decay": Value(value, relative * abs(value), given)}, tuple(notes)
 
 
@@ -284,7 +329,15 @@ def _unidentifiable(core: Core, values: dict[str, Value], precision: str) -> dic
 def _notes_on_the_decay(probed: _Probed) -> tuple[str, ...]:
     if not probed.experiments.box.takes_decay:
         return ("make takes no weight_decay",)
-    return ("weight_decay has no effect",) if placing.twins(probed.base)[0] == "constant" else ()
+    if not probed.decaying:
+        return ("weight_decay has no effect",)
+    if probed.decaying == "arrays":
+        return ("weight_decay acts on matrices or kernels alone",)
+    return (
+        ("weight_decay moves every weight alike, which is no decay",)
+        if placing.twins(probed.base)[0] == "constant"
+        else ()
+    )
 
 
 def _notes_on_the_core(found: _Found) -> tuple[str, ...]:
@@ -297,5 +350,5 @@ def _notes_on_the_core(found: _Found) -> tuple[str, ...]:
     if full.model.core == Core("ema"):
         notes.append(f"the same as heavy_ball at rate {full.rate * (1 - full.values['b1']):.6g}")
     if full.model.core.numerator == "warming_nesterov_ema":
-        notes.append("the look-ahead warms up as torch's, whose product of coefficients is float32")
+        notes.append("the look-ahead warms up as torch's")
     return tuple(notes)

@@ -14,6 +14,7 @@ from optlab.blackbox.fitting import Fit, Trajectory, fit, measured, predict, rms
 DECAYS = tuple(sign * 10.0**power for power in range(-10, 5) for sign in (1.0, -1.0))
 DECAYS += tuple(10.0 ** (quarter / 4) for quarter in range(-16, 5) if quarter % 4)  # the usual ones, closer
 STARTS = 3
+WHOLE = 0.02  # how far the power of a proportionality may be from a whole number, to be taken for it
 DECOUPLED = ("before", "after")
 
 
@@ -29,18 +30,19 @@ def twins(run: Trajectory) -> tuple[str, float]:
 def without(share: float, run: Trajectory) -> Trajectory:
     """The run as it would have been without a decoupled decay by `share` at every step."""
     moved = run.w[1:] - (1 - share) * run.w[:-1]
-    return Trajectory(np.concatenate([run.w[:1], run.w[0] + np.cumsum(moved, axis=0)]), run.g, run.unit)
+    return Trajectory(np.concatenate([run.w[:1], run.w[0] + np.cumsum(moved, axis=0)]), run.g, run.precision)
 
 
 def placed(core: Core) -> list[Model]:
     """The core with decay wherever it may act, the usual places first."""
+    gates = ["cautious", *(["stable"] if core.denominator in families.DENOMINATORS else [])]
     everywhere = [Model(core, place) for place in families.places(core)[1:]]
-    return [*everywhere, *(Model(core, place, cautious=True) for place in DECOUPLED)]
+    return [*everywhere, *(Model(core, place, gate) for gate in gates for place in DECOUPLED)]
 
 
 def through_moments(core: Core) -> list[Model]:
     """The core with decay wherever twins do not shrink at the same rate at every step."""
-    return [model for model in placed(core) if model.cautious or model.place not in DECOUPLED]
+    return [model for model in placed(core) if model.gate != "none" or model.place not in DECOUPLED]
 
 
 def fit_decay(start: Fit, run: Trajectory) -> Fit:
@@ -73,13 +75,15 @@ def place(core: Fit, run: Trajectory, some: np.ndarray, turns: Callable[[Fit], d
             with_given(start, through[start.model.place], part) for start in starts if start.model.place in through
         ]
     else:
-        found = [fit_decay(start, part) for start in starts]
+        found = [fit_decay(start, part) for start in starts if start.model.gate != "stable"]
+        if not any(each.holds() for each in found):
+            found += [fit_decay(start, part) for start in starts if start.model.gate == "stable"]
     found = [_on_all(each, run) for each in found if each.holds()] or found
     best = min(found, key=lambda each: each.rms)
     if not best.holds():
         return [best]
-    order = {(model.place, model.cautious): number for number, model in enumerate(placed(core.model.core))}
-    return simplest(found, lambda each: order[each.model.place, each.model.cautious])
+    order = {(model.place, model.gate): number for number, model in enumerate(placed(core.model.core))}
+    return simplest(found, lambda each: order[each.model.place, each.model.gate])
 
 
 def _on_all(found: Fit, run: Trajectory) -> Fit:
@@ -89,7 +93,7 @@ def _on_all(found: Fit, run: Trajectory) -> Fit:
 
 def with_given(start: Fit, decay: float, run: Trajectory) -> Fit:
     found = dataclasses.replace(start, values={**start.values, "decay": decay})
-    spread = {**start.uncertainties, "decay": 8 * max(run.unit, 1e-11) * decay}
+    spread = {**start.uncertainties, "decay": 8 * max(run.precision.moves, 1e-11) * decay}
     return measured(dataclasses.replace(found, uncertainties=spread), run)
 
 
@@ -99,6 +103,13 @@ LAWS: dict[str, Callable[[float], float]] = {
     "1 - decay": lambda share: share,
     "1/(1 + decay)": lambda share: share / (1 - share),
     "exp(-decay)": lambda share: -math.log1p(-share) if share < 1 else math.nan,
+}
+
+
+SHARES: dict[str, Callable[[float], float]] = {
+    "1 - decay": lambda amount: amount,
+    "1/(1 + decay)": lambda amount: amount / (1 + amount),
+    "exp(-decay)": lambda amount: -math.expm1(-amount),
 }
 
 
@@ -135,6 +146,26 @@ def strength(full: Fit, half_rate: Fit, half_decay: Fit | None) -> Strength:
     linear = found["1 - decay"]
     best = min(found.values(), key=_unevenness)
     return best if _unevenness(linear) > 10 * (_unevenness(best) + noise) else linear
+
+
+def at_rate(fits: Sequence[Fit], factor: float) -> tuple[Fit, bool]:
+    """The fit that the powers of the rate predict at `factor` times the rate, and whether they are whole numbers."""
+    full, half_rate = fits[0], fits[1]
+    power = math.log2(full.rate / half_rate.rate)
+    whole = abs(power - round(power)) < WHOLE
+    values = dict(full.values)
+    if full.model.place != "none":
+        found = strength(full, half_rate, fits[2] if len(fits) > 2 else None)
+        own = found.by_rate - (full.model.place not in DECOUPLED)
+        whole = whole and abs(own - round(own)) < WHOLE
+        amount = found.amount * factor ** (round(own) if whole else 0)
+        values["decay"] = SHARES[found.law](amount) if found.law in SHARES else amount
+    return dataclasses.replace(full, rate=full.rate * factor ** (round(power) if whole else 1), values=values), whole
+
+
+def without_decay(full: Fit) -> Fit:
+    values = {name: value for name, value in full.values.items() if name != "decay"}
+    return dataclasses.replace(full, model=Model(full.model.core), values=values)
 
 
 def _powers(amounts: Sequence[float], rates: float) -> tuple[float, float]:

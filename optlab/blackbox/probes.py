@@ -1,6 +1,7 @@
 """The gradients that black boxes are driven with: every weight is an experiment of its own."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -66,3 +67,53 @@ def fresh(steps: int, weights: int, seed: int) -> Probe:
     streams = [_stream(KINDS[i % len(KINDS)], steps, rng) for i in range(weights)]
     start = rng.normal(size=weights) * 10 ** rng.uniform(-3, 1, weights) * (np.arange(weights) % 3 > 0)
     return Probe(_single(np.stack(streams, axis=1) * scale), _single(start), scale)
+
+
+# Arrays of several axes ---------------------------------------------------------------------------------------------
+
+OPEN = {"vector": (144,), "matrix": (132, 130), "kernel": (3, 2, 5, 4)}  # an axis of 128 is large to some optimizers
+CLOSED = {"vector": (24,), "matrix": (8, 6), "kernel": (3, 2, 4, 5)}
+SIZES = (1e-3, 1.0, 1e3)
+STEEPEST, FLATTEST = 0.3, 3e-3  # curvatures, times the rate
+
+
+def open_loop(steps: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Starting weights and gradients of every shape of `OPEN`; the vector's are `fresh`."""
+    probe = fresh(steps, OPEN["vector"][0], seed)
+    starts, grads = {"vector": probe.start}, {"vector": probe.grads}
+    rng = np.random.default_rng([seed, 1])
+    for name, shape in OPEN.items():
+        if name != "vector":
+            louder = 10 ** rng.uniform(-3, 3, (steps, *shape[:-1], 1))
+            starts[name] = _single(rng.normal(size=shape))
+            grads[name] = _single(rng.normal(size=(steps, *shape)) * louder)
+    return starts, grads
+
+
+def closed_loop(
+    rate: float, seed: int, tangent: bool, single: bool
+) -> tuple[dict[str, np.ndarray], Callable[[int, Mapping[str, np.ndarray]], dict[str, np.ndarray]]]:
+    """Starting weights of every shape of `CLOSED`, and the gradient of a quadratic, gentle enough for `rate`.
+
+    Its minimum is elsewhere, at every size of `SIZES`. Where it is `tangent`, the gradients of matrices are orthogonal
+    to each of their rows, those of kernels to each slice of their last axis, as normalization layers make them; in
+    `single` as near as float32 has it, so that a box of float32 does not round them on their way in.
+    """
+    rng = np.random.default_rng([seed, 2])
+    starts, curvature, minimum = {}, {}, {}
+    for name, shape in CLOSED.items():
+        size = np.resize(np.repeat(SIZES, 4), shape) if name == "vector" else np.ones(shape)
+        starts[name] = _single(size * rng.normal(size=shape))
+        minimum[name] = size * rng.normal(size=shape) * 3
+        curvature[name] = 10 ** rng.uniform(np.log10(FLATTEST), np.log10(STEEPEST), shape) / rate
+
+    def gradient(_: int, w: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        grads = {name: curvature[name] * (w[name] - minimum[name]) for name in w}
+        if tangent:
+            for name, axes in {"matrix": (1,), "kernel": (0, 1, 2)}.items():
+                if name in w:
+                    squares = np.sum(w[name] ** 2, axes, keepdims=True)
+                    grads[name] -= w[name] * np.sum(w[name] * grads[name], axes, keepdims=True) / squares
+        return {name: _single(g) if single else g for name, g in grads.items()}
+
+    return starts, gradient

@@ -14,6 +14,7 @@ from optlab.blackbox.fitting import ROUNDINGS, Fit, Trajectory, fit, scan, simpl
 LARGE = 1e5  # at gradients of this scale an eps of 1e-3 moves an update by 1e-8
 NO_MOMENTUM = 1e-3  # a smaller momentum is more likely none, and a simpler core says so
 FOUND = 1e-8  # relative to a move: nearer than this, no other start is tried
+NEARLY = 1e-6  # relative to a move: nearer than this, a core may lack an eps, or have its scalars in float32
 HOPELESS = 1e-2  # relative to a move: farther off at large gradients, no eps makes a core fit
 WELL = 30  # roundings: what a fit of the right core is off by, unless the box rounds its hyperparameters too
 SCREENED, SCREENING = 16, 60  # cores, and evaluations of each
@@ -46,7 +47,7 @@ def screen(run: Trajectory) -> list[Fit]:
 
 
 def _is_found(rough: Fit, run: Trajectory) -> bool:
-    return rough.rms < max(FOUND / (ROUNDINGS * run.unit), WELL)
+    return rough.rms < max(FOUND / (ROUNDINGS * run.precision.moves), WELL)
 
 
 def _starts(core: Core, run: Trajectory) -> list[Fit]:
@@ -81,14 +82,19 @@ def refine(start: Fit, run: Trajectory) -> Fit:
     return fit(start, run, ["rate", *names])
 
 
-def _refined(screened: Sequence[Fit], run: Trajectory, models: Callable[[Core], Sequence[Model]]) -> list[Fit]:
+def _refined(
+    screened: Sequence[Fit],
+    run: Trajectory,
+    models: Callable[[Core], Sequence[Model]],
+    with_eps: Callable[[Core], Sequence[Core]] = families.with_eps,
+) -> list[Fit]:
     """Refined fits, best first, of the screened cores, simplest first, until those of one size explain the run well."""
     found: list[Fit] = []
     for _, equals in itertools.groupby(screened, key=lambda each: len(each.model.names())):
         found += [
             refine(dataclasses.replace(rough, model=model), run)
             for rough in equals
-            for core in families.with_eps(rough.model.core)
+            for core in with_eps(rough.model.core)
             for model in models(core)
         ]
         if any(each.holds() and each.rms < WELL for each in found):
@@ -111,10 +117,14 @@ def search(
       kept: how many cores to try them of.
     """
     near = screen(run.only(np.flatnonzero(scale >= LARGE)))[:kept]
-    if near[0].rms * ROUNDINGS * run.unit > HOPELESS:
+    if near[0].rms * ROUNDINGS * run.precision.moves > HOPELESS:
         return near
     near.sort(key=lambda each: len(each.model.names()))  # which groups them too
     found = _refined(near, run, models)
+    if not found[0].holds():
+        well = [each for each in near if each.rms < max(NEARLY / (ROUNDINGS * run.precision.moves), WELL)]
+        found += _refined(well, run, models, families.with_two_eps)
+        found.sort(key=lambda each: each.rms)
     if not found[0].holds():
         elsewhere = [each for each in near if each.model.core.denominator == "ema"]
         found += _refined(elsewhere, run, lambda core: models(dataclasses.replace(core, starts=True)))

@@ -72,7 +72,7 @@ def fit_core(drive: Drive, run: Trajectory) -> Fit:
         odds = r1 / (1 - kept)
         core, values = Core("interpolated", "magnitude"), {"b1": float(odds / (1 + odds)), "b2": float(kept)}
     found = best_rate(Model(core), values, run)
-    error = 4 * max(run.unit, 1e-11)
+    error = 4 * max(run.precision.moves, 1e-11)
     spread = {"rate": error * abs(found.rate), **{name: error / (1 - values[name]) for name in values}}
     return measured(dataclasses.replace(found, uncertainties=spread), run)
 

@@ -8,11 +8,11 @@ import identified
 import numpy as np
 import optax
 import pytest
-from black_boxes import OUTSIDERS, TORCH_OUTSIDERS, draw, in_single, needs_torch, of_torch
+from black_boxes import KINDS, OUTSIDERS, TORCH_OUTSIDERS, draw, in_single, needs_torch, of_torch, torch_kinds
 
 import optlab
 from optlab import blackbox
-from optlab.blackbox import UNKNOWN, Card, Value
+from optlab.blackbox import Card, Value
 
 DRAWS = range(1000, 1030)
 SINGLE = range(1100, 1106)
@@ -203,7 +203,7 @@ def test_two_names_of_one_optimizer() -> None:
 
 def test_weights_that_mix() -> None:
     assert card("mixes").mixes
-    assert card("mixes").family == UNKNOWN
+    assert card("mixes").family is None
 
 
 def test_what_gradients_scale() -> None:
@@ -232,6 +232,118 @@ def test_a_card() -> None:
     assert str(Value(0.123456, 1e-3)) == "0.12 ± 1e-03"
 
 
+# Claims and what they were driven on ----------------------------------------------------------------------------------
+
+
+@functools.cache
+def outsider(name: str) -> Card:
+    return blackbox.identify(OUTSIDERS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("matrices orthogonal", "adam on vectors and kernels of four axes; matrices go another way"),
+        (
+            "projected by rows",
+            "adam on vectors and kernels of four axes; matrices go another way where gradients are orthogonal to the"
+            " weights",
+        ),
+        ("decay of matrices", "adam on vectors; matrices and kernels of four axes go another way"),
+        ("kernels another way", "adam on vectors and matrices; kernels of four axes go another way"),
+        ("D-adapted", "adam while the weights stay where they are; its steps grow with the distance travelled, from"),
+        ("decay of a constant", "sgd on vectors for 40 steps while weight_decay is 0"),
+    ],
+)
+def test_what_is_known_is_said_where_no_family_is_claimed(name: str, known: str) -> None:
+    assert outsider(name).family is None
+    (said,) = outsider(name).known
+    assert said.startswith(known)
+    assert f"known {said}" in " ".join(str(outsider(name)).split())
+
+
+def test_check_says_what_is_known() -> None:
+    (difference,) = blackbox.check(OUTSIDERS["kernels another way"], says="adamw").differences
+    assert difference == (
+        "it is none of the known families: adam on vectors and matrices; kernels of four axes go another way"
+    )
+
+
+def test_a_card_says_what_was_driven() -> None:
+    found = card("correct")
+    assert {len(shape) for shape in found.shapes} == {1, 2, 4}
+    assert max(map(max, (shape for shape in found.shapes if len(shape) == 2))) > 128
+    assert (found.horizon, found.rates, found.version) == (120, (0.01, 1.0), optlab.__version__)
+    said = " ".join(str(found).split())
+    assert "shapes (184,), (144,), (132, 130), (3, 2, 5, 4), (24,), (8, 6), (3, 2, 4, 5)" in said
+    assert "horizon 120 steps at learning_rate=0.01 and 1, gradients given and answering to the weights" in said
+    assert f"version optlab {optlab.__version__}" in said
+    assert "gradients given version" in " ".join(str(outsider("kernels another way")).split())
+
+
+def _of_arrays_of(axes):
+    def make(lr, wd):
+        def step(w, g):
+            if w.ndim not in axes:
+                raise ValueError(f"no arrays of {w.ndim} axes here")
+            return w - lr * (g + wd * w)
+
+        return step
+
+    return make
+
+
+def test_a_box_that_takes_no_matrices_is_known_on_vectors() -> None:
+    found = blackbox.identify(_of_arrays_of((1,)))
+    assert found.family is None
+    assert found.known == (
+        "sgd on vectors; beside a matrix, step 1 of the box raised ValueError: no arrays of 2 axes here",
+    )
+    assert all(len(shape) == 1 for shape in found.shapes)
+
+
+def test_a_box_that_takes_no_kernels_is_claimed_on_what_it_takes() -> None:
+    found = blackbox.identify(_of_arrays_of((1, 2)))
+    assert found.family == "sgd"
+    assert {len(shape) for shape in found.shapes} == {1, 2}
+    (note,) = found.notes
+    assert note == (
+        "kernels of four axes can't be driven: step 1 of the box raised ValueError: no arrays of 4 axes here"
+    )
+
+
+def test_a_rate_that_is_cut_is_said() -> None:
+    found = blackbox.identify(lambda lr, wd: optax.adamw(min(lr, 0.1), weight_decay=wd))
+    assert found.family == "adam"
+    assert "at learning_rate=1 the effective rate is 0.1" in found.notes
+
+
+def test_no_effect_is_said_of_equal_runs_alone() -> None:
+    for name in ("decay of a constant", "decay of a constant, Adam", "decay that speeds up"):
+        assert "no effect" not in str(outsider(name)), name
+        assert "weight_decay moves every weight alike, which is no decay" in outsider(name).notes
+        assert outsider(name).site == "unknown"
+    for name in ("decay of matrices", "decay of kernels"):
+        assert "no effect" not in str(outsider(name)), name
+    quiet = blackbox.identify(lambda lr, wd: optax.adam(lr), weight_decay=1e-20)
+    assert "weight_decay has no effect" in quiet.notes
+
+
+@pytest.mark.parametrize(("rate", "decay"), [(1e-16, 0.1), (1e-3, 1e-20), (1e-12, 1e-9)])
+def test_what_rounding_hides_is_not_read_from_it(rate: float, decay: float) -> None:
+    said = blackbox.check(optax.adamw, says="adamw", learning_rate=rate, weight_decay=decay)
+    assert said.differences == ()
+    assert any(note.startswith("decay watched at weight_decay=") for note in said.card.notes)
+
+
+def test_only_scalars_in_float32_are_said_to_be() -> None:
+    for name, precision in {
+        "LaProp, corrections in float32": "float64, with scalars in float32",
+        "NAdam, its product in float64": "float64",
+    }.items():
+        assert acceptance.identified(KINDS[name]).precision == precision
+
+
 # Acceptance, in part -------------------------------------------------------------------------------------------------
 
 
@@ -253,12 +365,23 @@ def test_known_optimizers_in_float32(seed: int) -> None:
     assert acceptance.judge(drawn, found, 1e-2).wrong == (), drawn.name
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_known_optimizers_written_in_other_ways(name: str) -> None:
+    assert acceptance.judge(KINDS[name], acceptance.identified(KINDS[name]), 1e-4).wrong == ()
+
+
+@pytest.mark.torch
+def test_a_known_optimizer_of_torch_written_in_another_way() -> None:
+    for drawn in torch_kinds().values():
+        assert acceptance.judge(drawn, acceptance.identified(drawn), 1e-4).wrong == ()
+
+
 @pytest.mark.parametrize(
     "name", [*OUTSIDERS, *(pytest.param(name, marks=pytest.mark.torch) for name in TORCH_OUTSIDERS)]
 )
 def test_outsiders_are_never_claimed(name: str) -> None:
     answer = acceptance.claimed(name)
-    assert answer == UNKNOWN or answer.startswith("refused: "), answer
+    assert answer is None or answer.startswith("refused: "), answer
 
 
 def test_a_wrong_card_is_judged_wrong() -> None:
@@ -331,6 +454,16 @@ ERRORS = {
         lambda lr, wd: NotAnOptimizer(),
         TypeError,
         r"make must give an optax-like transform \(init and update\), a step .*; it gave NotAnOptimizer",
+    ),
+    "a wrong keyword": (
+        functools.partial(optax.adam, decouple=True),
+        ValueError,
+        r"make\(learning_rate=0.01\) raised TypeError: .*unexpected keyword argument 'decouple'",
+    ),
+    "a wrong keyword for optax": (
+        functools.partial(optax.adamw, decouple=True),
+        ValueError,
+        r"make\(learning_rate=0.01, weight_decay=0\) raised TypeError: .*unexpected keyword argument 'decouple'",
     ),
     "step raises": (lambda lr, wd: _raises, ValueError, r"step 1 of the box raised RuntimeError: no memory"),
     "another shape": (

@@ -643,12 +643,13 @@ def test_optax_chooses_between_updates_of_one_dtype(around, peer):
             without.update(w, without.init(w), w)
 
 
-def test_links_of_optax_behind_keep_the_types_of_their_states():
+def test_links_of_optax_behind_keep_the_types_of_their_states(peer):
     w = {"w": jnp.ones(4, jnp.bfloat16)}
 
     def types(tx):
-        state = jax.eval_shape(tx.init, w)
-        return state, jax.eval_shape(tx.update, w, state, w)[1]
+        with peer():
+            state = jax.eval_shape(tx.init, w)
+            return state, jax.eval_shape(tx.update, w, state, w)[1]
 
     before, after = types(optax.chain(optlab.keep_dtype(ADAMW), optax.ema(0.9)))
     assert after == before

@@ -45,12 +45,7 @@ def test_extreme_gradients_come_alone_and_mixed():
 
 
 def test_every_optimizer_is_in_the_table():
-    public = {
-        name
-        for name, value in vars(optimizers).items()
-        if inspect.isfunction(value) and value.__module__ == optimizers.__name__ and not name.startswith("_")
-    }
-    assert public == OPTIMIZERS.keys()
+    assert set(optimizers.__all__) == OPTIMIZERS.keys()
     for name, case in OPTIMIZERS.items():
         assert case.ours is getattr(optlab, name)
         assert case.loop is getattr(loops, name)
