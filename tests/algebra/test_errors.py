@@ -255,7 +255,7 @@ HYPERPARAMETERS = {
         ValueError,
         "adagrad: eps must be finite and >= 0, got a traced one, of which 1e-8 is 0 in float16; give it in float32: "
         "optax.inject_hyperparams takes hyperparam_dtype=jnp.float32",
-        lambda: optax.inject_hyperparams(optlab.adagrad)(1e-3).init(jnp.ones(3, jnp.float16)),
+        lambda: jax.eval_shape(optax.inject_hyperparams(optlab.adagrad)(1e-3).init, jnp.ones(3, jnp.float16)),
     ),
     "parameters first": Row(
         TypeError,
@@ -958,8 +958,9 @@ MASKS = {
     ),
     "mask that is a name": Row(
         TypeError,
-        "add_decayed_weights: the mask at ['dense']['bias'] must be True or False, got 'kernel'",
-        lambda: masked("kernel").init(PARAMS),
+        "add_decayed_weights: mask must be a tree of booleans, or a function of the parameters that gives one, got "
+        "'kernel'; leaves are named by optlab.masks.path('kernel')",
+        lambda: masked("kernel"),
     ),
     "mask of numbers": Row(
         TypeError,
