@@ -157,8 +157,9 @@ def kahan() -> Transform:
         if not isinstance(state, KahanState):
             raise ValueError(f"kahan: state must be what its init returned, got {type(state).__name__}")
         pairs = _over_leaves("kahan", _compensated, params, updates, state.error)
-        u, error = jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
-        return u, KahanState(error)
+        treedef = jax.tree.structure(params)
+        u, error = ([pair[side] for pair in treedef.flatten_up_to(pairs)] for side in (0, 1))
+        return treedef.unflatten(u), KahanState(treedef.unflatten(error))
 
     return Transform(init, update, maker=kahan)
 

@@ -61,7 +61,7 @@ def made(task: str = "made up", **attrs: Any) -> xr.Dataset:
     coordinates |= {"weight_decay": list(DECAYS), "seed": range(SEEDS), "step": list(STEPS), "layer": list(LAYERS)}
     said = dict.fromkeys(ATTRIBUTES, "said") | {"task": task, "steps": 30, "core": "adam()", "maximize": 1}
     said |= {"objective": "validation_accuracy", "reported": "test_accuracy"}
-    said["equations"] = as_text({site: Formulas([f"w = {site}"], f"at <{site}>", "by λ") for site in SITES})
+    said["equations"] = as_text({site: Formulas([f"w = {site}"], f"at <{site}>", "by λ", "", {}) for site in SITES})
     return xr.Dataset(variables, coordinates, said | attrs)
 
 
