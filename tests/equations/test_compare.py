@@ -19,6 +19,7 @@ import optlab
 from optlab import compare
 from optlab.equations import interpret, symbols
 from optlab.equations.comparison import Comparison
+from optlab.equations.driving import Run, first_apart, parted
 from optlab.equations.zero import Undecided, is_zero
 
 eta, lam, b1, b2, eps = (symbols.hyperparameter(name) for name in ("learning_rate", "weight_decay", "b1", "b2", "eps"))
@@ -468,6 +469,39 @@ def test_what_has_no_equations_is_run():
     assert (same.equal, same.method) == (True, "numbers")
 
 
+def test_hyperparameters_of_what_is_run_are_the_usual_ones_and_noted():
+    def made(learning_rate, b1, b2, eps):
+        noise = optax.add_noise(0.0, 0.0, 0)
+        return optax.chain(noise, optax.scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
+
+    found = compare(made, made)
+    usual = {"learning_rate": "0.1", "b1": "0.9", "b2": "0.999", "eps": "1e-8"}
+    assert found.notes[1:] == 2 * tuple(f"{name} of made at {value}" for name, value in usual.items())
+    assert found.equal
+
+
+def beside_each_other(ours: list[list[float]], theirs: list[list[float]], tolerance: float) -> list[list[bool]]:
+    """Where weights part, of two runs given weight by weight."""
+    run = Run(np.transpose(ours), np.zeros((len(ours[0]) - 1, len(ours))))
+    return parted(run, np.transpose(theirs), tolerance).T.tolist()
+
+
+def test_runs_part_by_how_far_a_weight_has_moved_and_rounding():
+    ours, still = [1.0, 2.0, 3.0], [5.0, 5.0, 5.0]
+    far = [1.0, 2.0 + 1.1e-8, 3.0 + 1.9e-8]
+    assert beside_each_other([ours, still], [far, still], 1e-8) == [[False, True, False], [False] * 3]
+    rounded = [5.0, 5.0 * (1 + 0.9e-12), 5.0 * (1 + 1.1e-12)]
+    assert beside_each_other([ours, still], [far, rounded], 1e-8)[1] == [False, False, True]
+    assert first_apart(np.array([[False], [False], [True]]), slice(0, 1)) == 2
+    assert first_apart(np.zeros((3, 1), bool), slice(0, 1)) is None
+
+
+def test_runs_that_overflow_part_only_where_they_do_at_once():
+    """Where one overflows a step later than the other, both have before what says that they are equal."""
+    assert beside_each_other([[1.0, 2.0, 1e250]], [[1.0, 2.0, np.inf]], 1e-8) == [[False, False, False]]
+    assert beside_each_other([[1.0, 1e250, np.inf]], [[1.0, 2.0, 3.0]], 1e-8) == [[False, True, False]]
+
+
 def test_what_can_not_be_run_either_is_refused():
     def noisy(learning_rate, heat):
         return optax.noisy_sgd(learning_rate, eta=heat)
@@ -614,6 +648,13 @@ def test_zero_is_never_claimed_of_what_is_not(seed):
         if _largest(expression - other) > 1e-9:
             assert not _claims_zero(expression - other)
             tried += 1
+
+
+def test_what_is_over_minus_one_is_not_taken_for_zero():
+    """A numerator of -1 is a number like any other, inside of what has no normal form too."""
+    for other in (2 * x, a, a + x):
+        assert not _claims_zero(sp.Max(-1 / x, b1) - sp.Max(-1 / other, b1))
+    assert _claims_zero(sp.Max(-1 / x, b1) - sp.Max((1 - a) / (a * x - x), b1))
 
 
 def test_zero_is_proved_of_what_is_rewritten():

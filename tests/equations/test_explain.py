@@ -361,6 +361,23 @@ def test_hyperparameters_of_one_letter_are_told_apart(beta, decay):
     assert differ(explanation, namespace["make"](0.3, 0.8), numbers, 1) < EXACT
 
 
+def test_a_letter_that_is_taken_is_numbered_from_two():
+    letters = explain(lambda g, w: optax.chain(optax.trace(g), optax.trace(w))).recurrence.hyperparameters
+    assert [letters[name].name for name in "gw"] == ["g2", "w2"]
+
+
+def test_a_number_that_nobody_knows_is_a_half_where_it_is_run():
+    driven = explain(lambda lr, shrunk: optax.chain(optax.scale(shrunk), optax.sgd(lr))).claim.driven
+    assert driven.values == {"lr": 0.1, "shrunk": 0.5}
+
+
+def test_runs_in_which_nothing_is_seen_say_so():
+    driven = functools.partial(Driven, {"bias": (3,)}, 64, (1.0,), {})
+    assert str(driven(moved=0.0)).endswith(" of a quadratic, in which no weight moves")
+    assert str(driven(moved=1e-10)).endswith(" of a quadratic, in which weights move too little to see")
+    assert str(driven(moved=1e-8)) == str(driven()) == "64 steps in one tree, gradients given and those of a quadratic"
+
+
 def test_a_negative_default_may_have_either_sign():
     def make(learning_rate, shift=-1.0):
         return optax.chain(optax.stateless(lambda u, _: jnp.sqrt(shift * shift) * u), optax.sgd(learning_rate))
@@ -858,6 +875,7 @@ def test_leaves_that_are_refused_are_named():
         (lambda u: u / u.size, "gₜ/N"),
         (lambda u: u * np.sqrt(u.size), "gₜ·√N"),
         (lambda u: 3 * u / (u.size - 1), "3·gₜ/(N − 1)"),
+        (lambda u: u / (u.size + 1) ** 2, "gₜ/((N + 1)²)"),
         (lambda u: u * 7919 + 7907 * u.size, "7919·gₜ"),
         (lambda u: u / jnp.std(u), "gₜ·√N/√(Σ((gₜ − Σ(gₜ)/N)²))"),
     ],

@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from optlab.lab import figures, report, results
 from optlab.lab.derivations import Formulas, as_text
 from optlab.lab.errors import StudyError
-from optlab.lab.figures.style import looks
+from optlab.lab.figures.style import looks, tick
 from optlab.lab.results import ATTRIBUTES, AXES
 from optlab.lab.study import Structure
 
@@ -61,7 +61,14 @@ def made(task: str = "made up", **attrs: Any) -> xr.Dataset:
     coordinates |= {"weight_decay": list(DECAYS), "seed": range(SEEDS), "step": list(STEPS), "layer": list(LAYERS)}
     said = dict.fromkeys(ATTRIBUTES, "said") | {"task": task, "steps": 30, "core": "adam()", "maximize": 1}
     said |= {"objective": "validation_accuracy", "reported": "test_accuracy"}
-    said["equations"] = as_text({site: Formulas([f"w = {site}"], f"at <{site}>", "by λ", "", {}) for site in SITES})
+    said["equations"] = as_text(
+        {
+            site: Formulas(
+                [f"w = {site}"], f"at <{site}>", "by λ", f"for {site}'s vectors", {"matrices": [f"w = {site} of them"]}
+            )
+            for site in SITES
+        }
+    )
     return xr.Dataset(variables, coordinates, said | attrs)
 
 
@@ -167,6 +174,11 @@ def check_maps(figure: Figure) -> None:
             expected |= {(left, high, right, high)} if not inside[y + 2, x + 1] else set()
         assert segments(panel) == expected
     assert (panels["none"].get_xlim(), panels["none"].get_xticks().tolist()) == (panels["update"].get_xlim(), [0])
+    for panel in panels.values():  # half a cell around the first and the last
+        assert panel.get_xlim() == (-0.5, len(DECAYS) - 0.5)
+        assert panel.get_ylim() == (-0.5, len(RATES) - 0.5)
+        assert [label.get_text() for label in panel.get_yticklabels()] == ["0.001", "0.01", "0.1"]
+    assert [label.get_text() for label in panels["update"].get_xticklabels()] == ["0.01", "0.1", "1", "10"]
 
 
 def panel_of(figure: Figure, site: str) -> Any:
@@ -210,6 +222,11 @@ def test_a_wrong_map_would_be_seen(wrong: str) -> None:
     WRONG_MAPS[wrong](figure)
     with pytest.raises((AssertionError, KeyError)):
         check_maps(figure)
+
+
+def test_ticks_are_short_and_no_other_numbers() -> None:
+    numbers = (0.0, 3.0, 0.25, 1e-3, 2.5e-4, 1e-5, 1.25e-10, 3e-12)
+    assert [tick(number) for number in numbers] == ["0", "3", "0.25", "0.001", "2.5e-4", "1e-5", "1.25e-10", "3e-12"]
 
 
 def test_a_loss_over_decades_has_a_logarithmic_scale_on_which_small_is_bright() -> None:
@@ -288,6 +305,9 @@ def test_at_equal_strength_every_sound_decay_is_a_point_with_both_intervals(stre
     figure = figures.at_equal_strength(DATA, strength)
     assert figure is not None
     whole, near = figure.axes
+    for panel in (whole, near):
+        said = {"weight_norm": "weight norm", "decay_share": "decay share"}[strength]
+        assert (panel.get_xlabel(), panel.get_ylabel()) == (said, "test accuracy (%)")
     for container, site in zip(whole.containers, SITES, strict=True):
         row = best(site)[0]
         sound = ~at("diverged", site)[row].any(-1)
@@ -340,6 +360,10 @@ def test_trajectories_go_from_the_start_of_their_seed_to_their_end() -> None:
         path = [at(f"curve_{axis}", site)[(*best(site), 2)] for axis in "xy"]
         np.testing.assert_allclose(lines[site][1:], np.stack(path, 1))
     assert panel.get_title() == "rosenbrock, seed 2, each structure's best cell"
+    contours = panel.collections[0]
+    assert max(contours.get_linewidths()) < min(
+        line.get_linewidth() for line in panel.lines if line.get_label() in SITES
+    )
     other = figures.trajectories(data)
     assert other is not None
     assert not np.array_equal(other.axes[0].lines[-2].get_xydata(), lines["start"])
@@ -351,6 +375,21 @@ def test_trajectories_go_from_the_start_of_their_seed_to_their_end() -> None:
     with pytest.raises(StudyError, match=r"the study has no weight_decay 3; it has 0\.01, 0\.1, 1, 10$"):
         figures.trajectories(data, weight_decay=3.0)
     assert figures.trajectories(DATA) is None
+
+
+@pytest.mark.usefixtures("_lenient")
+def test_a_landscape_is_drawn_around_its_paths_as_far_as_they_are_near() -> None:
+    near = made("rosenbrock")
+    for data, is_far in ((near, False), (near.assign(curve_x=1e6 * near.curve_x), True)):
+        figure = figures.trajectories(data)
+        assert figure is not None
+        (panel,) = figure.axes
+        low, high = np.transpose([panel.get_xlim(), panel.get_ylim()])
+        for line in panel.lines:
+            points = line.get_xydata() if line.get_label() not in SITES or not is_far else line.get_xydata()[:1]
+            assert (low < points).all()
+            assert (points < high).all()
+        assert (high - low).max() < 10
 
 
 def test_averages_are_those_of_a_loop_and_the_correction_lifts_the_first_steps() -> None:
@@ -493,4 +532,6 @@ def test_the_page_has_every_figure_twice_and_every_equation_once(page: str) -> N
     assert page.count('<svg class="wide"') == page.count('<svg class="narrow"') == len(report.FIGURES) - 1
     for site in SITES:
         assert page.count(f"<pre>w = {site}</pre>") == 1
+        assert page.count(f"<p>For {site}&#39;s vectors.</p>") == 1
+        assert page.count(f"<p>Matrices go another way:</p>\n<pre>w = {site} of them</pre>") == 1
         assert f"at &lt;{site}&gt;" in page

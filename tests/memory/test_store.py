@@ -99,6 +99,31 @@ def test_errors_of_drawn_blocks_keep_within_the_bound(codec, seed, spread, size,
     assert_within_bound(codec, jnp.asarray(x * rng.choice([-1, 1], x.shape) if signed else x, jnp.float32))
 
 
+@pytest.mark.parametrize("bits", [0, 2**32 - 1])
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_the_bound_holds_right_beside_a_code_whatever_the_bits(codec, bits):
+    """The unluckiest bits take a number that is all but on a code a whole step away."""
+    x = coded(codec, np.r_[1.0, np.geomspace(1e-3, 0.9, 255)])
+    for factor in 1 + 2.0**-20, 1 - 2.0**-20:
+        beside = (x * factor).at[0].set(x[0])
+        decoded = codec.decode(codec.encode(beside, jnp.full(beside.shape, bits, jnp.uint32)))
+        assert jnp.all(jnp.abs(decoded - beside) <= codec.error_bound(beside))
+
+
+@pytest.mark.parametrize(("codec", "smallest"), [(codecs.int8, 255.0**-4), (codecs.float8, 2.0**-31)], ids=repr)
+def test_the_bound_of_what_is_next_to_nothing_is_the_smallest_step(codec, smallest):
+    x = jnp.asarray(np.r_[3.0, np.full(255, 1e-20)], jnp.float32)
+    np.testing.assert_allclose(codec.error_bound(x)[1:], 3 * smallest, rtol=1e-3)
+
+
+def test_nothing_is_nan_on_the_way():
+    """So that `jax_debug_nans` shows nobody a NaN but their own."""
+    with jax.debug_nans(True):
+        for codec in CODECS:
+            x, bits = jnp.zeros((2, 256)).at[1, 0].set(1.0), jnp.zeros((2, 256), jnp.uint32)
+            np.testing.assert_array_equal(codec.decode(codec.encode(x, bits)), x)
+
+
 @pytest.mark.device
 @pytest.mark.parametrize("codec", [c for c in CODECS if c.rounding == "stochastic"], ids=repr)
 def test_stochastic_rounding_is_right_on_average(codec):
@@ -533,6 +558,17 @@ class Halves:
 
     def error_bound(self, x):
         return jnp.max(jnp.abs(x), axis=-1, keepdims=True) / 13 + jnp.zeros_like(x)
+
+
+def test_leaves_of_fewer_than_4096_numbers_stay_as_they_are():
+    state = optlab.store(optlab.momentum(0.1), codecs.bfloat16).init({"small": jnp.ones(4095), "large": jnp.ones(4096)})
+    assert [x.dtype for x in map(state.slots["ema"].get, ("small", "large"))] == [jnp.float32, jnp.bfloat16]
+
+
+def test_a_rule_whose_blocks_share_a_scale_mixes_weights():
+    assert optlab.store(ADAMW, codecs.bfloat16).rule.elementwise
+    assert not optlab.store(ADAMW, codecs.int8).rule.elementwise
+    assert not optlab.store(ADAMW, {"numerator": codecs.bfloat16, "denominator": codecs.float8}).rule.elementwise
 
 
 def test_a_codec_of_ones_own():

@@ -81,7 +81,9 @@ def scale(panel: Axes, values: Sequence[xr.DataArray]) -> None:
 
 def tick(value: float) -> str:
     """A rate or a decay, short."""
-    return f"{value:g}" if value >= 1e-3 or value == 0 else f"{value:.0e}".replace("e-0", "e-")
+    if value >= 1e-3 or value == 0:
+        return f"{value:g}"
+    return np.format_float_scientific(value, precision=5, trim="-", exp_digits=1)
 
 
 def legend(figure: Figure, handles: Sequence[Any], entry: float = 1.6) -> None:
