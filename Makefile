@@ -1,7 +1,8 @@
 # Two commands are all of the set-up: `make study` and `make test`. ARGS goes to the command behind them.
 #   make test         the tests; what needs torch is skipped, by name
 #   make test-torch   all of them, torch installed
-#   make test-newest  the core's, on the newest Python that is here, with the newest JAX, optax and Flax
+#   make test-newest  the core's, on the newest Python that is here, with the newest JAX, optax and Flax;
+#                     ARGS='--every 4' takes every fourth case of each test
 #   make test-oldest  the core's, with the lowest versions that pyproject.toml allows
 #   make lint         ruff and pyright
 #   make docs         the documentation, in build/docs

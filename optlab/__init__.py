@@ -21,6 +21,7 @@ from optlab.atoms import (
     scale_by_learning_rate,
     scale_by_nesterov_ema,
     scale_by_rms,
+    schedule,
     sign,
     square,
 )
@@ -140,6 +141,7 @@ __all__ = [
     "scale_by_learning_rate",
     "scale_by_nesterov_ema",
     "scale_by_rms",
+    "schedule",
     "sgd",
     "sgdw",
     "shrink_after_step",

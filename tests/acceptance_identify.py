@@ -4,6 +4,7 @@
 """
 
 import argparse
+import functools
 import time
 from typing import NamedTuple
 
@@ -49,11 +50,15 @@ def identified(drawn: Draw) -> Card:
     return identify(drawn.make, learning_rate=drawn.learning_rate, weight_decay=drawn.weight_decay)
 
 
+@functools.cache
+def outsider(name: str) -> Card:
+    return identify(of_torch(TORCH_OUTSIDERS[name]) if name in TORCH_OUTSIDERS else OUTSIDERS[name])
+
+
 def claimed(name: str) -> str | None:
     """What is said of an outsider: the family, or why it is none."""
-    box = of_torch(TORCH_OUTSIDERS[name]) if name in TORCH_OUTSIDERS else OUTSIDERS[name]
     try:
-        return identify(box).family
+        return outsider(name).family
     except ValueError as error:
         return f"refused: {error}"
 

@@ -4,6 +4,7 @@ import devices  # before jax, which it sets up
 
 # isort: split
 
+import collections
 import contextlib
 import importlib.util
 import pathlib
@@ -35,9 +36,26 @@ def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-torch", action="store_true", help="run what is marked torch; without torch it fails")
+    parser.addoption("--every", type=int, default=1, metavar="N", help="run every N-th case of each test")
+
+
+def every(step: int, items: list[pytest.Item]) -> list[pytest.Item]:
+    """The first case of each test, and every so many after it."""
+    seen = collections.Counter[str]()
+    kept = []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if seen[test] % step == 0:
+            kept.append(item)
+        seen[test] += 1
+    return kept
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (step := config.getoption("--every")) > 1:
+        kept = every(step, items)
+        config.hook.pytest_deselected(items=list(set(items) - set(kept)))
+        items[:] = kept
     if config.getoption("--require-torch") or importlib.util.find_spec("torch") is not None:
         return
     for item in items:

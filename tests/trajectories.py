@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from devices import ON_CPU
+from devices import ON_CPU, QUICK_TO_COMPILE
 
 SHAPES = {"conv": (2, 3, 2), "dense": {"bias": (5,), "kernel": (4, 3)}, "scale": ()}
 WITHOUT_GRADIENT = ["['dense']['bias'][3]", "['dense']['bias'][4]"]
@@ -211,7 +211,7 @@ def of_transform(
     `as_params` makes a tree of the vector of weights; fewer leaves compile in a fraction of the time.
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
     def trajectory(problem: Problem) -> jax.Array:
         def step(carry: tuple[Any, Any], t: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
             params, state = carry

@@ -71,7 +71,7 @@ def differs(interval: Interval) -> bool:
 
 def runs_at(data: xr.Dataset, structure: str, rate: float | None = None) -> xr.Dataset:
     """The runs of the best cell of a structure, of all rates or of one."""
-    by_rate = results.best_decays(data).sel(structure=structure)
+    by_rate = results.best_decays(results.by_structure(data).sel(structure=[structure])).isel(structure=0)
     return (
         by_rate.isel(learning_rate=by_rate.score.argmax("learning_rate"))
         if rate is None
@@ -81,8 +81,8 @@ def runs_at(data: xr.Dataset, structure: str, rate: float | None = None) -> xr.D
 
 def difference(data: xr.Dataset, structure: str, other: str, rate: float | None = None) -> Interval:
     """What is reported in the best cell of one structure minus that of the other, seed by seed."""
-    name = data.attrs["reported"]
-    return results.interval(runs_at(data, structure, rate)[name].values - runs_at(data, other, rate)[name].values)
+    name, rows = data.attrs["reported"], results.by_structure(data)
+    return results.interval(runs_at(rows, structure, rate)[name].values - runs_at(rows, other, rate)[name].values)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -118,7 +118,7 @@ def equal_strength(
     As much as the best decay of `reference` gives, and as much as the best of the other: what is ahead at both is ahead
     at equal strength, and what is ahead only at its own is tuned, not better.
     """
-    rates = data.learning_rate.values.tolist()
+    rates, data = data.learning_rate.values.tolist(), results.by_structure(data)
 
     def over(other: str, strong_as: str, rate: float, strength: str) -> Interval | None:
         first, second = (reference, other) if strong_as == reference else (other, reference)

@@ -10,6 +10,7 @@ import optax
 
 from optlab.algebra.hyperparameters import is_traced
 from optlab.algebra.rules import Rule, Slots, no_slots, wide, widened
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, atom, describe, lifted, name_of, require_params
 from optlab.outside import optax_internals
 
@@ -20,6 +21,7 @@ def identity() -> Rule:
     return Rule(lambda u, slots, w, t: (u, slots))
 
 
+@spelled("chain")
 def chain(*links: optax.GradientTransformation) -> Transform:
     """`u -> last(... second(first(u)))`: the links in order, each fed what the one before gives.
 
@@ -72,6 +74,7 @@ def chain(*links: optax.GradientTransformation) -> Transform:
     return tx
 
 
+@spelled("divide")
 def divide(numerator: optax.GradientTransformation, denominator: optax.GradientTransformation) -> Transform:
     """`u -> numerator(u) / denominator(u)`, both fed the same `u`: the fork in Adam's data flow.
 

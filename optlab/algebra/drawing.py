@@ -3,11 +3,13 @@
 import optax
 
 from optlab.algebra.combinators import chain, divide, require_transform
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, describe
 
 Block = list[str]
 
 
+@spelled("draw")
 def draw(tx: optax.GradientTransformation) -> str:
     """The data flow of `tx`, one line per link; two columns where a quotient feeds the same updates to two sides.
 

@@ -31,19 +31,21 @@ class Range(NamedTuple):
     text: str
     holds: Callable[[float], bool]
     schedule: bool = False
+    small: bool = False  # so small that it may be 0 in a narrow dtype
 
 
 _UNIT = Range("in [0, 1)", lambda x: 0 <= x < 1)
-_NON_NEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
-RATE = Range("finite and >= 0, or a schedule", _NON_NEGATIVE.holds, schedule=True)
+NON_NEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
+_EPS = NON_NEGATIVE._replace(small=True)
+RATE = Range("finite and >= 0, or a schedule", NON_NEGATIVE.holds, schedule=True)
 
 RANGES = {
     "decay": _UNIT,
     "b1": _UNIT,
     "b2": _UNIT,
-    "eps": _NON_NEGATIVE,
-    "eps_root": _NON_NEGATIVE,
-    "initial": _NON_NEGATIVE,
+    "eps": _EPS,
+    "eps_root": _EPS,
+    "initial": NON_NEGATIVE,
     "weight_decay": RATE,
     "learning_rate": RATE,
 }
@@ -82,31 +84,46 @@ def check(owner: str, name: str, value: Any, allowed: Range | None = None) -> No
     if callable(value):
         if not allowed.schedule:
             raise TypeError(f"{wanted}, got the function {getattr(value, '__name__', value)!r}")
+        if not _takes_a_step(value):
+            name = getattr(value, "__name__", repr(value))
+            raise TypeError(f"{wanted}, got the function {name}, which takes more than the step: call it, {name}(...)")
         begins = _first_number(value)
         if begins is not None and not allowed.holds(begins):
             raise ValueError(f"{wanted}, got a schedule that begins at {begins:g}")
         return
-    rounded = ""
-    if isinstance(value, jax.Array):
-        if not _is_real_number(value):
-            raise ValueError(f"{wanted}, as one real number, got an array {value.dtype}{list(value.shape)}")
-        if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
-            remedy = "give it in float32: optax.inject_hyperparams takes hyperparam_dtype=jnp.float32"
-            rounded = f" in {value.dtype}; {remedy}"
-        if is_traced(value):
-            if rounded and allowed is _UNIT:
-                raise ValueError(f"{wanted}, got a traced one, of which those near 1 are 1{rounded}")
-            return
-        value = float(value)
+    if isinstance(value, jax.Array) and not _is_real_number(value):
+        raise ValueError(f"{wanted}, as one real number, got an array {value.dtype}{list(value.shape)}")
+    narrow, rounded = _narrow(value), ""
+    if narrow is not None:
+        remedy = "give it in float32: optax.inject_hyperparams takes hyperparam_dtype=jnp.float32"
+        rounded = f" in {narrow}; {remedy}"
+    vanishes = narrow is not None and allowed.small and float(np.asarray(1e-8, narrow)) == 0
+    if is_traced(value):
+        if narrow is not None and allowed is _UNIT:
+            raise ValueError(f"{wanted}, got a traced one, of which those near 1 are 1{rounded}")
+        if vanishes:
+            raise ValueError(f"{wanted}, got a traced one, of which 1e-8 is 0{rounded}")
+        return
+    value = float(value) if isinstance(value, jax.Array) else canonical(value)
     if not isinstance(value, float):
         raise TypeError(f"{wanted}, got {_short(value)} ({type(value).__name__})")
     if not allowed.holds(value):
         raise ValueError(f"{wanted}, got {value!r}{rounded}")
+    if vanishes and value == 0:
+        raise ValueError(f"{wanted}, got {value!r}, which is what 1e-8 is{rounded}")
     single = _single(value)
     if allowed is _UNIT or single == value or jax.config.read("jax_enable_x64"):  # a decay is rounded where weights are
         return
     if single == 0 or not allowed.holds(single):
         raise ValueError(f"{wanted}, got {value!r}, which is {single:g} in float32")
+
+
+def _narrow(value: Any) -> np.dtype | None:
+    """The dtype of a floating-point scalar that has fewer digits, and a smaller range, than float32."""
+    dtype = value.dtype if isinstance(value, jax.Array | np.ndarray | np.generic) else None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize >= 4:
+        return None
+    return dtype
 
 
 def _short(value: Any) -> str:
@@ -121,6 +138,16 @@ def _single(value: float) -> float:
         return 0.0
     with np.errstate(over="ignore"):
         return float(np.float32(value))
+
+
+def _takes_a_step(schedule: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(schedule).bind(0)
+    except TypeError:
+        return False
+    except ValueError:  # it has none
+        pass
+    return True
 
 
 def _first_number(schedule: Callable[[Any], Any]) -> float | None:
@@ -185,8 +212,9 @@ def _is_real_number(value: Any) -> bool:
 def bind(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
     """The canonical, checked arguments of a call of `function`, defaults filled in."""
     owner, signature = function.__name__, inspect.signature(function)
-    if unknown := kwargs.keys() - signature.parameters.keys():
-        name = min(unknown)
+    known = spellings.keywords(signature)
+    if known is not None and not known.issuperset(kwargs):
+        name = min(kwargs.keys() - known)
         raise TypeError(f"{owner}: no argument {name!r}; {spellings.advice(owner, name, list(signature.parameters))}")
     try:
         bound = signature.bind(*args, **kwargs)
@@ -196,8 +224,8 @@ def bind(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> inspect.
         raise TypeError(f"{owner}: {error}{hint}") from None
     bound.apply_defaults()
     for name in bound.arguments.keys() & RANGES.keys():
-        bound.arguments[name] = canonical(bound.arguments[name])
         check(owner, name, bound.arguments[name])
+        bound.arguments[name] = canonical(bound.arguments[name])
     if "seed" in bound.arguments:
         check_seed(owner, bound.arguments["seed"])
     return bound

@@ -1,7 +1,13 @@
 """What people type who come from optax, torch or Keras, and what it is here."""
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+Also = Mapping[str, Sequence[str]]
 
 # Other names of what we have, each with ours, of which the first that is taken counts; two of them for a pair.
 ALSO_CALLED: Mapping[str, Sequence[str]] = {
@@ -24,6 +30,48 @@ ALSO_CALLED: Mapping[str, Sequence[str]] = {
     "step_size": ("learning_rate",),
     "wd": ("weight_decay",),
     "weight_decay_mask": ("mask",),
+}
+
+# The same of what takes transforms, and of classes.
+IN_TOOLS: Mapping[str, Sequence[str]] = {
+    "aux": ("has_aux",),
+    "block_size": ("block",),
+    "callback": ("progress",),
+    "codecs": ("codec",),
+    "directory": ("folder",),
+    "dtype": ("codec",),
+    "exist_ok": ("overwrite",),
+    "fn": ("loss_fn", "make", "x"),
+    "force": ("overwrite",),
+    "group_size": ("block",),
+    "grads": ("updates",),
+    "gradients": ("updates",),
+    "loss": ("loss_fn",),
+    "lr_schedule": ("schedule",),
+    "max_ndim": ("at_most",),
+    "min_ndim": ("at_least",),
+    "mode": ("rounding",),
+    "model": ("params",),
+    "mu_dtype": ("codec",),
+    "n_steps": ("steps",),
+    "name": ("says",),
+    "ndim": ("at_least", "at_most"),
+    "num_steps": ("steps",),
+    "opt": ("tx", "core", "make", "x"),
+    "optimizer": ("tx", "core", "make", "x"),
+    "out": ("folder",),
+    "output": ("folder",),
+    "path": ("folder",),
+    "place": ("site",),
+    "rng": ("key", "seed"),
+    "stochastic": ("rounding",),
+    "timeout": ("seconds",),
+    "toward": ("target",),
+    "towards": ("target",),
+    "transform": ("tx", "core", "x"),
+    "tx": ("x", "core", "make"),
+    "weights": ("params",),
+    "where": ("site", "mask"),
 }
 
 _COMPILED = "every step is one compiled program: leave it out"
@@ -90,13 +138,73 @@ INSTEAD: Mapping[str, Mapping[str, str]] = {
 def advice(owner: str, name: str, taken: Collection[str]) -> str:
     """What to write in the place of an argument `name`, which `owner` doesn't take; it takes those in `taken`."""
     ours = ALSO_CALLED.get(name, ())
-    own = INSTEAD.get(name, {}).get(owner)
-    for names in map(str.split, ours):
-        if own is None and set(names) <= set(taken):
-            return f"it is {', '.join(f'{one}=' for one in names)}"
+    if owner not in INSTEAD.get(name, {}) and (said := _by_another_name(ours, taken)):
+        return said
     for one in (name, *ours):
         if one in INSTEAD:
             said = INSTEAD[one]
             return said.get(owner, said[""]).format(owner=owner)
-    alike = difflib.get_close_matches(name, taken, n=1, cutoff=0.75)
+    return _alike(name, taken)
+
+
+def _by_another_name(ours: Sequence[str], taken: Collection[str]) -> str | None:
+    for names in map(str.split, ours):
+        if set(names) <= set(taken):
+            return f"it is {', '.join(f'{one}=' for one in names)}"
+    return None
+
+
+def _alike(name: str, taken: Collection[str]) -> str:
+    alike = difflib.get_close_matches(name, [one for one in taken if not one.startswith("*")], n=1, cutoff=0.75)
     return f"did you mean {alike[0]}=?" if alike else f"it takes {', '.join(taken) or 'none'}"
+
+
+def keywords(signature: inspect.Signature) -> frozenset[str] | None:
+    """The arguments that a keyword can name; None where any can."""
+    parameters = signature.parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    )
+
+
+def require_known(
+    owner: str, arguments: Collection[str], signature: inspect.Signature, also: Also | None = None
+) -> None:
+    """Refuses an argument by keyword that `owner`, which is no transform's, does not take; `also` are other names."""
+    known = keywords(signature)
+    if known is None or known >= set(arguments):
+        return
+    name = min(set(arguments) - known)
+    taken = [f"*{name}" if one.kind is one.VAR_POSITIONAL else name for name, one in signature.parameters.items()]
+    ours = (*(also or {}).get(name, ()), *IN_TOOLS.get(name, ()), *ALSO_CALLED.get(name, ()))
+    raise TypeError(f"{owner}: no argument {name!r}; {_by_another_name(ours, taken) or _alike(name, taken)}")
+
+
+def spelled(owner: str, also: Also | None = None) -> Callable[[F], F]:
+    """A decorator: the error of a keyword that a function, or a class, does not take names the one that it does."""
+
+    def decorator(function: F) -> F:
+        if isinstance(function, type):
+            function.__init__ = _spelled(owner, function.__init__, inspect.signature(function), also)
+            return cast(F, function)
+        return cast(F, _spelled(owner, function, inspect.signature(function), also))
+
+    return decorator
+
+
+def _spelled(
+    owner: str, function: Callable[..., Any], signature: inspect.Signature, also: Also | None
+) -> Callable[..., Any]:
+    known = keywords(signature)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs and known is not None and not known.issuperset(kwargs):
+            require_known(owner, kwargs, signature, also)
+        return function(*args, **kwargs)
+
+    return call

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from optlab.algebra import hyperparameters, lifting, noise, rules
+from optlab.algebra.spellings import spelled
 from optlab.outside import optax_internals
 
 P = ParamSpec("P")
@@ -131,12 +132,25 @@ def name_of(part: optax.GradientTransformation) -> str:
 
 
 def _arguments(tx: Transform) -> list[str]:
-    shown = [describe(part) for part in tx.parts]
-    for name, parameter in inspect.signature(tx.maker).parameters.items():
-        if name not in tx.hyperparams:
+    return [*map(describe, tx.parts), *written(inspect.signature(tx.maker), tx.hyperparams)]
+
+
+def written(signature: inspect.Signature, arguments: Mapping[str, Any]) -> list[str]:
+    """The arguments of a call as they are typed, those left out that stand at their defaults."""
+    kinds = inspect.Parameter
+    more = any(kind.kind is kinds.VAR_POSITIONAL and arguments.get(name) for name, kind in signature.parameters.items())
+    shown: list[str] = []
+    for name, parameter in signature.parameters.items():
+        if name not in arguments:
             continue
-        value = tx.hyperparams[name]
-        if parameter.default is inspect.Parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+        value, by_place = arguments[name], parameter.kind is kinds.POSITIONAL_ONLY
+        if parameter.kind is kinds.POSITIONAL_OR_KEYWORD:
+            by_place = more or parameter.default is kinds.empty
+        if parameter.kind is kinds.VAR_POSITIONAL:
+            shown += map(literal, value)
+        elif parameter.kind is kinds.VAR_KEYWORD:
+            shown += [f"{key}={literal(item)}" for key, item in value.items()]
+        elif by_place:
             shown.append(literal(value))
         elif frozen(value) != frozen(parameter.default):
             shown.append(f"{name}={literal(value)}")
@@ -149,6 +163,10 @@ def literal(value: Any) -> str:
         return f"<traced {value.dtype}>"
     if isinstance(value, jax.Array) and value.shape == ():
         return f"jnp.{value.dtype}({value.item()!r})"
+    if type(value) is tuple:
+        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{key!r}: {literal(item)}' for key, item in value.items())}}}"
     return (optax_internals.path_of(value) if callable(value) else None) or repr(value)
 
 
@@ -193,6 +211,7 @@ def lifted(
     return tx
 
 
+@spelled("atom")
 def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
     """Makes a transform of a function from hyperparameters to a `Rule`: a decorator.
 
@@ -216,6 +235,8 @@ def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
             return optlab.Rule(update, init=lambda w: {"average": jnp.zeros_like(w)})
     """
 
+    if not callable(make):
+        raise TypeError(f"atom: make must be a function that returns a Rule, got {make!r} ({type(make).__name__})")
     signature = inspect.signature(make)
     for name, parameter in signature.parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -231,7 +252,7 @@ def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
                     f"programs, got {type(value).__name__}; a tuple will do"
                 )
         if "mask" in bound.arguments:
-            bound.arguments["mask"] = _own_copy(bound.arguments["mask"])
+            bound.arguments["mask"] = _own_copy(make.__name__, bound.arguments["mask"])
         rule = make(*bound.args, **bound.kwargs)
         if not isinstance(rule, rules.Rule):
             raise TypeError(f"{make.__name__}: an atom must return an optlab.Rule, got {type(rule).__name__}")
@@ -240,7 +261,12 @@ def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
     return maker
 
 
-def _own_copy(mask: Any) -> Any:
+def _own_copy(owner: str, mask: Any) -> Any:
+    if names := [bit for bit in jax.tree.leaves(mask) if isinstance(bit, str)]:
+        raise TypeError(
+            f"{owner}: mask must be a tree of booleans, or a function of the parameters that gives one, got "
+            f"{mask!r}; leaves are named by optlab.masks.path({', '.join(map(repr, names[:3]))})"
+        )
     return jax.tree.map(lambda bit: bit, mask)
 
 

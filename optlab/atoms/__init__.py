@@ -1,4 +1,4 @@
-"""The small transforms: averages, second moments, the learning rate, and products as hyperparameters."""
+"""The small transforms: averages, second moments, the learning rate, products and schedules as hyperparameters."""
 
 from optlab.atoms.averages import (
     accumulate,
@@ -10,6 +10,7 @@ from optlab.atoms.averages import (
 )
 from optlab.atoms.products import product
 from optlab.atoms.rate import scale_by_learning_rate
+from optlab.atoms.schedules import schedule
 from optlab.atoms.second_moments import (
     absolute,
     decayed_max,
@@ -40,6 +41,7 @@ __all__ = [
     "scale_by_learning_rate",
     "scale_by_nesterov_ema",
     "scale_by_rms",
+    "schedule",
     "sign",
     "square",
 ]

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
+from optlab.algebra.spellings import spelled
+
 __all__ = ["Mask", "axes", "matching", "matrices", "path"]
 
 
@@ -118,6 +120,7 @@ class _Any(Mask):
         return " | ".join(map(_inside, self.masks))
 
 
+@spelled("masks.path")
 def path(*names: str) -> Mask:
     """Leaves that have one of the `names` on their path, as a whole: `path("bias")`, `path("encoder")`.
 
@@ -129,6 +132,7 @@ def path(*names: str) -> Mask:
     return _Path(names)
 
 
+@spelled("masks.matching")
 def matching(pattern: str) -> Mask:
     """Leaves whose path, its names joined by `/`, has a match of the regular expression: `matching(r"bias|scale$")`.
 
@@ -145,6 +149,7 @@ def matching(pattern: str) -> Mask:
     return _Matching(pattern)
 
 
+@spelled("masks.axes")
 def axes(at_least: int = 0, at_most: int | None = None) -> Mask:
     """Leaves that have from `at_least` to `at_most` axes: `axes(at_least=2)` leaves out biases and scales.
 
@@ -160,6 +165,7 @@ def axes(at_least: int = 0, at_most: int | None = None) -> Mask:
     return _Axes(at_least, at_most)
 
 
+@spelled("masks.matrices")
 def matrices(exclude: str | Iterable[str] | Mask = ()) -> Mask:
     """Leaves of two axes or more, but for those that `exclude` names: `matrices(exclude=("embedding", "head"))`.
 

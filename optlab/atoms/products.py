@@ -8,9 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from optlab.algebra.hyperparameters import RATE, CheckedSchedule, ScalarOrSchedule, canonical, check, number_at
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import frozen, literal
 
 
+@spelled("product")
 def product(*factors: ScalarOrSchedule) -> ScalarOrSchedule:
     """`factors[0] * factors[1] * ...`: a number if all of them are Python numbers, else a schedule.
 
@@ -25,7 +27,7 @@ def product(*factors: ScalarOrSchedule) -> ScalarOrSchedule:
       ValueError: one is out of range, or gives something else than one real number per step.
     """
     for factor in factors:
-        check("product", "factor", canonical(factor), RATE)
+        check("product", "factor", factor, RATE)
     inner = [factor.factors if isinstance(factor, Product) else (canonical(factor),) for factor in factors]
     factors = tuple(itertools.chain.from_iterable(inner))
     if len(factors) == 1:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from optlab.algebra.spellings import spelled
 from optlab.blackbox.card import BOTH, EPS_PLACES, INAPPLICABLE, NEITHER, Card, eps_place
 from optlab.blackbox.families import MOMENTUM_FIRST, QUOTIENT_FIRST
 from optlab.blackbox.identification import identify
@@ -88,6 +89,7 @@ class Conformance:
         return "\n".join([f"{self.says}: differs", *(f"- {difference}" for difference in self.differences)])
 
 
+@spelled("check")
 def check(
     make: Any, says: str, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0
 ) -> Conformance:
@@ -102,7 +104,7 @@ def check(
     Raises:
       TypeError, ValueError: see `identify`; or no such name.
     """
-    if says not in STANDARDS:
+    if not isinstance(says, str) or says not in STANDARDS:
         raise ValueError(f"check: unknown name {says!r}; the names are {', '.join(STANDARDS)}")
     card = identify(make, learning_rate=learning_rate, weight_decay=weight_decay, seed=seed)
     return Conformance(says, tuple(_differences(card, STANDARDS[says])), card)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from optlab.algebra.hyperparameters import check_seed
+from optlab.algebra.spellings import spelled
 from optlab.blackbox import placing, signs
 from optlab.blackbox.adapters import Box
 from optlab.blackbox.card import INAPPLICABLE, Card, Value, correction, family
@@ -18,6 +20,7 @@ from optlab.blackbox.searching import NEARLY, search
 from optlab.blackbox.validation import HORIZON, Verdict, validate
 
 
+@spelled("identify")
 def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0) -> Card:
     """`(w, g) -> new w`, as anybody's optimizer has it -> its family, the site of its decay, its hyperparameters.
 
@@ -44,8 +47,9 @@ def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.
         learning rate; or a rate or decay here that is not positive and finite.
     """
     for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"identify: {name} must be a finite number > 0, got {value!r}")
+    check_seed("identify", seed)
     box = Box(make)
     experiments, rest = Experiments(box, float(learning_rate), float(weight_decay), seed).at_rest()
     half_rest = experiments.at_half_rate(0.0, rest)

@@ -7,11 +7,13 @@ import optax
 
 from optlab.algebra.combinators import descends, identity, require_rule
 from optlab.algebra.rules import Rule, Slots
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, lifted
 
 _IDENTITY = identity()
 
 
+@spelled("decay_cautiously")
 def decay_cautiously(
     link: optax.GradientTransformation, otherwise: optax.GradientTransformation = _IDENTITY
 ) -> Transform:

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 
 from optlab.algebra import rules, trees
-from optlab.algebra.hyperparameters import Scalar, canonical, check, like
+from optlab.algebra.hyperparameters import NON_NEGATIVE, Scalar, canonical, check, like
+from optlab.algebra.spellings import spelled
 from optlab.atoms.second_moments import squared
 
 
+@spelled("l2_penalty")
 def l2_penalty(params: Any, weight_decay: Scalar, mask: Any = None, origin: Any = None) -> jax.Array:
     """`weight_decay/2 * sum(|w - origin|**2)`, whose gradient is what `add_l2_to_grad` adds.
 
@@ -62,5 +64,5 @@ def number_without_schedule(owner: str, weight_decay: Any) -> Scalar:
             f"{owner}: weight_decay must be a number, because a loss does not know the step; the site 'gradient' is "
             "the same and takes schedules"
         )
-    check(owner, "weight_decay", weight_decay)
+    check(owner, "weight_decay", weight_decay, NON_NEGATIVE)
     return weight_decay

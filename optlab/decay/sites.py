@@ -10,6 +10,7 @@ import optax
 
 from optlab.algebra.combinators import chain, divide, require_transform
 from optlab.algebra.hyperparameters import Scalar, ScalarOrSchedule, canonical, check
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, describe
 from optlab.atoms.products import product
 from optlab.atoms.rate import scale_by_learning_rate
@@ -45,6 +46,7 @@ TARGETS = ("zero", "init")
 _DECOUPLED = ("update", "step", "after", "proximal")
 
 
+@spelled("Decay")
 @dataclasses.dataclass(frozen=True)
 class Decay:
     """Where weight decay acts on an optimizer, what multiplies it, what holds it back, what it pulls towards.
@@ -111,6 +113,7 @@ class Decay:
                 f"out of the core, of which it is a part here; {behind} can be gated"
             )
 
+    @spelled("Decay.apply_to")
     def apply_to(
         self,
         core: optax.GradientTransformation,
@@ -134,9 +137,9 @@ class Decay:
           TypeError: the core is no transform, or an argument is of another kind.
           ValueError: the core has no such quotient, or the coupling needs a schedule apart from its base rate.
         """
-        learning_rate, weight_decay = canonical(learning_rate), canonical(weight_decay)
         check("Decay.apply_to", "learning_rate", learning_rate)
         check("Decay.apply_to", "weight_decay", weight_decay)
+        learning_rate, weight_decay = canonical(learning_rate), canonical(weight_decay)
         require_transform("Decay.apply_to: the core", core)
         eta = self._shape(learning_rate, schedule)
         rate = scale_by_learning_rate(product(learning_rate, *eta))
@@ -154,6 +157,7 @@ class Decay:
         placed = chain(*before, link)
         return chain(_stably(core, placed) if self.gate == "stable" else chain(core, placed), *behind)
 
+    @spelled("Decay.penalize")
     def penalize(
         self,
         loss_fn: Callable[..., jax.Array],
@@ -176,6 +180,9 @@ class Decay:
           TypeError: `weight_decay` is no number, or, when it is called, the loss gives something else than one.
           ValueError: the target is `init` and `init_params` are missing.
         """
+        if isinstance(loss_fn, optax.GradientTransformation) or not callable(loss_fn):
+            raise TypeError(f"Decay.penalize: loss_fn must be a function of params, got {loss_fn!r}")
+        check("Decay.penalize", "weight_decay", weight_decay)
         if self.site != "loss":
             return loss_fn
         weight_decay = number_without_schedule("Decay.penalize", weight_decay)

@@ -8,9 +8,11 @@ import optax
 
 from optlab.algebra.combinators import require_rule
 from optlab.algebra.rules import Rule, Slots
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, lifted
 
 
+@spelled("decay_toward_init")
 def decay_toward_init(link: optax.GradientTransformation) -> Transform:
     """`u -> link(u)`, with `w - w0` for its weights, where `w0` are those that `init` was given.
 

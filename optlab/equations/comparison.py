@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from optlab.algebra.spellings import spelled
 from optlab.equations import numeric, printing, symbols
 from optlab.equations.claims import Driven, Shape, kinds
 from optlab.equations.driving import STEPS, NotRun, Runs, beside, end_of_one, first_apart, parted
@@ -120,6 +121,7 @@ class Comparison:
         return self.text
 
 
+@spelled("compare")
 def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Comparison:
     """Whether `w_t` of `a` is `w_t` of `b` for t = 1 ... steps, for all gradients, weights and hyperparameters.
 
@@ -142,7 +144,7 @@ def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Compari
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"compare: steps must be a whole number from 1, got {steps!r}")
-    if not seconds > 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise ValueError(f"compare: seconds must be > 0, got {seconds!r}")
     try:
         both = recurrence(a, by_formula), recurrence(b, by_formula)

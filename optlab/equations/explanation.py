@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import sympy as sp
 
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform
 from optlab.equations import printing, symbols
 from optlab.equations.claims import Claim, Shape, kinds
@@ -99,6 +100,7 @@ class Explanation:
         return ", ".join(f"{' = '.join(names)} = {first}" for first, names in starts.items())
 
 
+@spelled("explain")
 def explain(x: Any) -> Explanation:
     """`s_t = ...;  w_t = ...`, the equations of one step, read off the computation that JAX traces.
 

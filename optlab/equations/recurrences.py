@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,14 @@ TRACED: Mapping[int, tuple[Shape, Shape]] = {
     4: ((3, 5, 151, 131), (3, 5, 139, 137)),
 }
 """The leaves that are traced for each number of axes: two, so that a constant that depends on their size shows."""
+
+
+_LETTERS = {str(size): "MN"[axis - len(shape)] for shape in TRACED[1] + TRACED[2] for axis, size in enumerate(shape)}
+
+
+def _with_letters(text: str) -> str:
+    """What was said of a leaf, without the sizes that nobody gave it."""
+    return re.sub(r"\b\d+\b", lambda size: _LETTERS.get(size[0], size[0]), text)
 
 
 class Untraceable(Inexpressible):
@@ -332,7 +341,7 @@ def _traced(
         remedy = "bind it to a number with functools.partial"
         raise Untraceable(f"Python code branches on a hyperparameter that has no default; {remedy}") from error
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = _with_letters(str(error).strip().split("\n")[0])
         raise Untraceable(f"tracing it raises {type(error).__name__}: {reason}") from error
     if jax.tree.structure(after) != jax.tree.structure(state):
         raise Inexpressible("its state changes its structure from one step to the next")

@@ -235,15 +235,16 @@ def at_equal_strength(
         raise ValueError(f"at_equal_strength: unknown strength {strength!r}; known are {', '.join(STRENGTHS)}")
     if strength not in results:
         raise ValueError(f"at_equal_strength: the study has no {strength}; it was run without measure_decay")
+    rows = grids.by_structure(results)
     for structure in (reference, other):
-        grids.structure_of(results, structure)
+        grids.require_structure(rows, structure)
     if rate not in (known := results.learning_rate.values.tolist()):
         rates = ", ".join(f"{each:g}" for each in known)
         raise ValueError(f"at_equal_strength: the study has no learning rate {rate:g}; its rates are {rates}")
-    rows = grids.by_structure(results).sel(learning_rate=rate)
+    best = grids.best_decays(rows.sel(structure=[reference], learning_rate=[rate])).isel(structure=0, learning_rate=0)
+    rows = rows.sel(learning_rate=rate)
     measured = rows[strength] if "layer" not in rows[strength].dims else rows[strength].sel(layer="all")
     reported = rows[results.attrs["reported"]]
-    best = grids.best_decays(results).sel(structure=reference, learning_rate=rate)
     if best.score.isnull():
         return None
     at_best = {"structure": reference, "weight_decay": float(best.weight_decay)}

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import xarray as xr
 
+from optlab.algebra.spellings import spelled
 from optlab.lab import display, provenance, results
 from optlab.lab.errors import StudyError
 from optlab.lab.folder import CONTINUES, OTHERWISE
@@ -22,6 +23,7 @@ from optlab.lab.study import Study
 from optlab.lab.tasks import Task
 
 
+@spelled("lab.run")
 def run(
     study: Study,
     folder: str | os.PathLike[str] | None = None,
@@ -49,6 +51,12 @@ def run(
       StudyError: the task does not hold together, one run takes more than the memory, the folder holds a finished study
         or another one, is written by another run, or can't be written.
     """
+    if not isinstance(study, Study):
+        raise StudyError(f"lab.run: study must be a Study, such as lab.read('decay.toml') gives, got {study!r}")
+    if folder is not None and not isinstance(folder, str | os.PathLike):
+        raise StudyError(f"lab.run: folder must be the name of one, or None, got {folder!r}")
+    if progress is not None and not callable(progress):
+        raise StudyError(f"lab.run: progress must be a function, called with each measurement, got {progress!r}")
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         show = progress or (stack.enter_context(display.bar()) if first else _silently)

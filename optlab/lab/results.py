@@ -234,7 +234,12 @@ def interval(values: np.ndarray) -> Interval:
 
 
 def by_structure(results: xr.Dataset) -> xr.Dataset:
-    """The dataset with one axis `structure`, of those that were trained, in the place of site, coupling and gate."""
+    """The dataset with one axis `structure`, of those that were trained, in the place of site, coupling and gate.
+
+    One that has that axis already stays as it is.
+    """
+    if "structure" in results.dims:
+        return results
     parts: list[xr.Dataset] = []
     for site in results.site.values:
         for coupling in results.coupling.values if site != "none" else results.coupling.values[:1]:
@@ -253,9 +258,14 @@ def structure_of(results: xr.Dataset, name: str) -> xr.Dataset:
       ValueError: the study has no such structure.
     """
     rows = by_structure(results)
+    require_structure(rows, name)
+    return rows.sel(structure=name)
+
+
+def require_structure(rows: xr.Dataset, name: str) -> None:
+    """Refuses a name that none of the structures has."""
     if name not in (known := rows.structure.values.tolist()):
         raise ValueError(f"the study has no structure {name!r}; its structures are {', '.join(known)}")
-    return rows.sel(structure=name)
 
 
 def _scores(by_structure: xr.Dataset) -> xr.DataArray:

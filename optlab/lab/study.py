@@ -13,7 +13,8 @@ import numpy as np
 import optax
 
 from optlab.algebra.combinators import chain, require_transform
-from optlab.algebra.hyperparameters import canonical, check
+from optlab.algebra.hyperparameters import check
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform
 from optlab.decay.sites import COUPLINGS, GATES, SITES, TARGETS, Decay
 from optlab.lab.errors import StudyError
@@ -67,6 +68,7 @@ class Structure(NamedTuple):
         return Decay(self.site, coupling, self.gate, target if self.site != "none" else "zero")
 
 
+@spelled("Study", {name: (ours.replace(" and ", " "),) for name, ours in _KEYS.items()})
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A core on a task, with decay at every one of `sites` under every coupling and gate that has a meaning there.
@@ -203,7 +205,7 @@ class Study:
                         f"the core {self.core} needs {name}: it has no default, because libraries disagree (see "
                         f"optlab.{self.core})"
                     )
-                check(f"the core {self.core}", name, canonical(value))
+                check(f"the core {self.core}", name, value)
         except (ValueError, TypeError) as error:
             raise StudyError(str(error)) from None
         return CORES[self.core](**values)
@@ -302,12 +304,15 @@ def find(name: str | Path) -> Path:
     return path
 
 
+@spelled("lab.read")
 def read(path: str | Path) -> Study:
     """The study that a TOML file describes: one key per attribute of `Study`, those that are left out as there.
 
     Raises:
       StudyError: the file can't be read, is not TOML, or describes no study.
     """
+    if not isinstance(path, str | Path):
+        raise StudyError(f"lab.read: path must be that of a TOML file, got {path!r}; Study(...) is made of values")
     try:
         table = tomllib.loads(Path(path).read_text("utf-8-sig"))  # editors of some systems begin with a mark
     except OSError as error:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from optlab.algebra import noise
 from optlab.algebra.hyperparameters import check_choice, check_whole
+from optlab.algebra.spellings import spelled
 from optlab.memory.rounding import ROUNDINGS, float_steps, to_bfloat16
 
 __all__ = ["BFloat16", "Codec", "Float8", "Int8", "bfloat16", "float8", "int8"]
@@ -67,6 +68,7 @@ class _Blocks(_Rounding):
         object.__setattr__(self, "block", check_whole(f"codecs.{type(self).__name__}", "block", self.block, 1))
 
 
+@spelled("codecs.BFloat16")
 @dataclasses.dataclass(frozen=True, repr=False)
 class BFloat16(_Rounding):
     """`x -> bfloat16(x)`: 2 bytes per number, relative error up to 2**-7, by nearest rounding 2**-8.
@@ -92,6 +94,7 @@ class BFloat16(_Rounding):
         return jnp.abs(x) * (2**-8 if self.rounding == "nearest" else 2**-7) + jnp.finfo(jnp.float32).tiny
 
 
+@spelled("codecs.Int8")
 @dataclasses.dataclass(frozen=True, repr=False)
 class Int8(_Blocks):
     """`x -> s * (q/255)**4` in a block without negative numbers, `s * sign(q) * (q/127)**4` in any other.
@@ -149,6 +152,7 @@ class Int8(_Blocks):
         return (whole if self.rounding == "stochastic" else jnp.maximum(whole / 2, smallest)) + _FLUSHED
 
 
+@spelled("codecs.Float8")
 @dataclasses.dataclass(frozen=True, repr=False)
 class Float8(_Blocks):
     """`x -> s * float8_e5m2(x/s)`: 2 bits of mantissa, relative error up to 1/4, by nearest rounding 1/8.

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from optlab.algebra.combinators import require_transform
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, require_params
 
 
+@spelled("keep_dtype")
 def keep_dtype(tx: optax.GradientTransformation) -> Transform:
     """`u -> tx(u)`, rounded to the dtype in which `u` came; the state of `tx` stays as it is.
 

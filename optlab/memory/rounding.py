@@ -11,6 +11,7 @@ import numpy as np
 from optlab.algebra import noise, placing, trees
 from optlab.algebra.hyperparameters import check_choice
 from optlab.algebra.rules import LeafError, wide
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform
 
 ROUNDINGS = ("nearest", "stochastic")
@@ -38,6 +39,7 @@ def float_steps(x: jax.Array, dtype: Any) -> jax.Array:
     return jax.lax.bitcast_convert_type(exponent << 23, jnp.float32)
 
 
+@spelled("apply_updates")
 def apply_updates(params: Any, updates: Any, *, rounding: str = "nearest", key: jax.Array | None = None) -> Any:
     """`w <- w + u`, added in the wider of both dtypes, in the dtype of `w`.
 
@@ -130,6 +132,7 @@ class KahanState(NamedTuple):
     error: Any
 
 
+@spelled("kahan")
 def kahan() -> Transform:
     """`s = u + e;  u -> round(w + s) - w;  e <- s - u`: steps that rounding loses are kept until they count.
 
@@ -154,8 +157,9 @@ def kahan() -> Transform:
         if not isinstance(state, KahanState):
             raise ValueError(f"kahan: state must be what its init returned, got {type(state).__name__}")
         pairs = _over_leaves("kahan", _compensated, params, updates, state.error)
-        u, error = jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
-        return u, KahanState(error)
+        treedef = jax.tree.structure(params)
+        u, error = ([pair[side] for pair in treedef.flatten_up_to(pairs)] for side in (0, 1))
+        return treedef.unflatten(u), KahanState(treedef.unflatten(error))
 
     return Transform(init, update, maker=kahan)
 

@@ -12,12 +12,14 @@ from optlab.algebra import trees
 from optlab.algebra.combinators import chain, require_rule, require_transform
 from optlab.algebra.hyperparameters import check_seed, check_whole
 from optlab.algebra.rules import Rule, Slots
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, as_read, describe, lifted
 from optlab.memory import codecs, steps
 from optlab.memory.codecs import Codec
 from optlab.memory.slots import Named, fits, leaf_like, paths
 
 
+@spelled("store")
 def store(
     tx: optax.GradientTransformation,
     codec: Codec | str | Mapping[str, Codec | str] | tuple[tuple[str, Codec | str], ...],

@@ -6,7 +6,9 @@ makes it, so that the code itself says whose it is, however that function is cal
 
 import functools
 import inspect
+import itertools
 import math
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -72,8 +74,33 @@ def title(tx: optax.GradientTransformation) -> str:
 
 
 def path_of(function: Any) -> str | None:
-    """Module and name of a function, such as one of optax's schedules; None for what has no name."""
-    return f"{function.__module__}.{function.__qualname__}" if hasattr(function, "__qualname__") else None
+    """Module and name of a function, such as one of optax's schedules; None for what has no name.
+
+    The module is the first of those above it where the name is public: `optax.linear_schedule`.
+    """
+    if not hasattr(function, "__qualname__"):
+        return None
+    module, own = str(getattr(function, "__module__", None)), outermost(function)
+    above = itertools.accumulate(module.split("."), "{}.{}".format)
+    home = next((package for package in above if own is not None and _found(package, own) is own), module)
+    return f"{home}.{function.__qualname__}"
+
+
+def is_found_by_name(function: Any) -> bool:
+    """Whether a function is what its module has under its name, as pickle wants it."""
+    return hasattr(function, "__qualname__") and outermost(function) is function
+
+
+def outermost(function: Any) -> Any:
+    """What a module has by the name of `function`, or by that of the function inside of which it was made."""
+    return _found(getattr(function, "__module__", None), function)
+
+
+def _found(module: Any, function: Any) -> Any:
+    value = sys.modules.get(module)
+    for name in function.__qualname__.partition(".<locals>")[0].split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 # What is in a closure: names of optax's variables -------------------------------------------------------------------

@@ -7,6 +7,9 @@
     def test_my_optimizer(name):
         testing.check(my_optimizer(1e-3), name)
 
+A property that makes no sense of an optimizer is said to be inapplicable, with the reason, which the test then shows:
+`check(tx, name, inapplicable={"complex weights have no direction": "it rounds, and real numbers only"})`.
+
 Weights are a vector and a matrix (`SHAPES`), gradients are normal random numbers of either sign. What a transform
 computes is no property: compare it with a loop of ten lines, at every step.
 """

@@ -3,8 +3,9 @@
 import copy
 import functools
 import itertools
+import unittest
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,8 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from optlab.algebra.combinators import require_transform
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import describe
 from optlab.outside import jax_internals
 
@@ -31,7 +34,14 @@ _MIXTURES = (("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "floa
 _TOLERANCE = 1e-5
 
 
-def check(tx: optax.GradientTransformation, name: str, *, exempt: Collection[str] = ()) -> None:
+@spelled("testing.check")
+def check(
+    tx: optax.GradientTransformation,
+    name: str,
+    *,
+    exempt: Collection[str] = (),
+    inapplicable: Mapping[str, str] | None = None,
+) -> None:
     """Raises AssertionError, saying what is violated, if `tx` lacks the property `name`.
 
     Args:
@@ -39,17 +49,45 @@ def check(tx: optax.GradientTransformation, name: str, *, exempt: Collection[str
       name: a key of `PROPERTIES`; the function behind it says what is asked.
       exempt: names of properties that `tx` does not have, such as `"complex weights have no direction"`. Of these it
         is asked that they fail, so that no exemption outlives its reason.
+      inapplicable: properties that make no sense of `tx`, or hold here and not there, such as on one device and not on
+        eight; each with the reason. The test is skipped, and shows the reason, and whether it would have passed.
+
+    Raises:
+      AssertionError: `tx` lacks the property, or has one from which it is exempt.
+      unittest.SkipTest: the property is inapplicable; pytest and unittest show a skipped test.
+      ValueError: there is no property of a name, one is exempt and inapplicable, or has no reason.
     """
-    if unknown := {name, *exempt} - PROPERTIES.keys():
+    require_transform("check: tx", tx)
+    if isinstance(exempt, str):
+        raise TypeError(f"check: exempt must be a list of names of properties, got {exempt!r}")
+    reasons = _reasons(inapplicable)
+    if unknown := {name, *exempt, *reasons} - PROPERTIES.keys():
         raise ValueError(f"check: no property {min(unknown)!r}; the properties are {', '.join(PROPERTIES)}")
+    if both := reasons.keys() & set(exempt):
+        raise ValueError(f"check: {min(both)!r} is exempt, which asks that it fails, and inapplicable: choose one")
     try:
         PROPERTIES[name](tx)
     except AssertionError:
+        if name in reasons:
+            raise unittest.SkipTest(f"{name!r} does not apply to {describe(tx)}: {reasons[name]}") from None
         if name not in exempt:
             raise
         return
+    if name in reasons:
+        raise unittest.SkipTest(f"{name!r} does not apply to {describe(tx)}, which has it here: {reasons[name]}")
     if name in exempt:
         raise AssertionError(f"{describe(tx)} has {name!r}, from which it is exempt: drop the exemption")
+
+
+def _reasons(inapplicable: Mapping[str, str] | None) -> Mapping[str, str]:
+    if inapplicable is None:
+        return {}
+    if not isinstance(inapplicable, Mapping):
+        raise TypeError(f"check: inapplicable must be a dict from names of properties to reasons, got {inapplicable!r}")
+    for name, reason in inapplicable.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise ValueError(f"check: say why {name!r} is inapplicable, in words, got {reason!r}")
+    return inapplicable
 
 
 def _property(function: Property) -> Property:

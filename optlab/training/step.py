@@ -11,6 +11,7 @@ import optax
 
 from optlab.algebra.combinators import require_transform
 from optlab.algebra.rules import wide, widened
+from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import describe
 from optlab.memory.rounding import apply_updates
 from optlab.outside.jax_internals import speaks_of_donation
@@ -27,6 +28,7 @@ class TrainStep:
         self._compiled = jax.jit(step, donate_argnums=(0, 1))
         self.lower = self._compiled.lower
 
+    @spelled("a step of train_step")
     def __call__(self, params: Any, state: Any, *batch: Any, key: Any = None) -> tuple[Any, Any, Any]:
         try:
             return self._compiled(params, state, *batch, key=key)
@@ -39,6 +41,7 @@ class TrainStep:
             raise
 
 
+@spelled("train_step")
 def train_step(
     loss_fn: Callable[..., Any],
     tx: optax.GradientTransformation | optax.MultiSteps,
@@ -78,6 +81,8 @@ def train_step(
             "train_step(loss_fn, tx)"
         )
     require_transform("train_step: tx", tx)
+    if not isinstance(has_aux, bool):
+        raise TypeError(f"train_step: has_aux must be True or False, got {has_aux!r}")
     update = _update_of(tx)
 
     def loss_and_aux(params: Any, *batch: Any) -> tuple[Any, Any]:

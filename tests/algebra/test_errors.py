@@ -235,6 +235,28 @@ HYPERPARAMETERS = {
         "scale_by_ema: decay must be in [0, 1), got a traced one, of which those near 1 are 1 in float16; give ...",
         lambda: jax.eval_shape(lambda decay: optlab.scale_by_ema(decay).init(PARAMS), jnp.float16(0.5)),
     ),
+    "array of a dtype in which it is zero": Row(
+        ValueError,
+        "adam: eps must be finite and >= 0, got 0.0, which is what 1e-8 is in float16; give it in float32: "
+        "optax.inject_hyperparams takes hyperparam_dtype=jnp.float32",
+        lambda: optlab.adam(1e-3, eps=jnp.float16(1e-8)),
+    ),
+    "NumPy's scalar of a dtype in which it is zero": Row(
+        ValueError,
+        "adam: eps must be finite and >= 0, got 0.0, which is what 1e-8 is in float16; give it in float32: ...",
+        lambda: optlab.adam(1e-3, eps=np.float16(1e-8)),
+    ),
+    "NumPy's scalar of a dtype in which it is one": Row(
+        ValueError,
+        "adam: b2 must be in [0, 1), got 1.0 in bfloat16; give it in float32: ...",
+        lambda: optlab.adam(1e-3, b2=np.asarray(0.999, jnp.bfloat16)[()]),
+    ),
+    "traced array of a dtype in which small numbers are zero": Row(
+        ValueError,
+        "adagrad: eps must be finite and >= 0, got a traced one, of which 1e-8 is 0 in float16; give it in float32: "
+        "optax.inject_hyperparams takes hyperparam_dtype=jnp.float32",
+        lambda: jax.eval_shape(optax.inject_hyperparams(optlab.adagrad)(1e-3).init, jnp.ones(3, jnp.float16)),
+    ),
     "parameters first": Row(
         TypeError,
         "adam: learning_rate must be finite and >= 0, or a schedule, got {'dense': {'bias': Array([1., 1., 1.], "
@@ -936,8 +958,9 @@ MASKS = {
     ),
     "mask that is a name": Row(
         TypeError,
-        "add_decayed_weights: the mask at ['dense']['bias'] must be True or False, got 'kernel'",
-        lambda: masked("kernel").init(PARAMS),
+        "add_decayed_weights: mask must be a tree of booleans, or a function of the parameters that gives one, got "
+        "'kernel'; leaves are named by optlab.masks.path('kernel')",
+        lambda: masked("kernel"),
     ),
     "mask of numbers": Row(
         TypeError,
@@ -1070,6 +1093,10 @@ def test_what_is_next_to_the_refused_is_allowed():
         optlab.sgd(optax.linear_schedule(0.0, 0.1, 10)),
         optlab.scale_by_ema(float(np.nextafter(np.float32(1), np.float32(0)))),
         optlab.scale_by_ema(jnp.bfloat16(0.5)),
+        optlab.root(jnp.float16(1e-3), np.float16(1e-3)),
+        optlab.root(jnp.bfloat16(1e-8), np.asarray(1e-8, jnp.bfloat16)),
+        optlab.root(0.0, np.float32(0)),
+        optlab.sgdw(np.float16(0.1), weight_decay=jnp.float16(0)),
         optlab.scale_by_ema(0),
         optlab.root(0, 0),
         optlab.chain(optlab.scale_by_ema(0.9), optlab.sign(), optlab.bias_correct(0.99)),

@@ -1,12 +1,15 @@
 """What people type who come from elsewhere: the error names what it is here, and what it names is there."""
 
+import inspect
 import re
 
+import jax.numpy as jnp
 import optax
 import public
 import pytest
 
 import optlab
+from optlab import codecs, lab, masks, testing
 from optlab.algebra import spellings
 
 NAMES = {parameter for name in public.TRANSFORMS for parameter in public.parameters(name)}
@@ -100,3 +103,74 @@ def test_a_name_that_is_not_there_offers_those_that_are(name, alike):
     offer = f"; did you mean {alike}" if alike else ""
     with pytest.raises(AttributeError, match=f"^module 'optlab' has no attribute '{name}'{offer}"):
         getattr(optlab, name)
+
+
+# What takes transforms, and classes ---------------------------------------------------------------------------------
+
+TX, W = optlab.identity(), jnp.ones(3)
+DECAY = optlab.Decay("update")
+STEP = optlab.train_step(lambda w: jnp.sum(w), TX)
+
+TOOLS = {
+    "chain": (optlab.chain, {"links": [TX]}, "it takes *links"),
+    "divide": (optlab.divide, {"top": TX}, "it takes numerator, denominator"),
+    "draw": (optlab.draw, {"optimizer": TX}, "it is tx="),
+    "product": (optlab.product, {"factor": 1.0}, "it takes *factors"),
+    "l2_penalty": (optlab.l2_penalty, {"params": W, "wd": 0.1}, "it is weight_decay="),
+    "Decay": (optlab.Decay, {"where": "update"}, "it is site="),
+    "Decay.apply_to": (DECAY.apply_to, {"core": TX, "learning_rate": 0.1, "wd": 0.1}, "it is weight_decay="),
+    "Decay.penalize": (DECAY.penalize, {"loss_fn": abs, "initial_params": W}, "did you mean init_params=?"),
+    "store": (optlab.store, {"tx": TX, "dtype": "int8"}, "it is codec="),
+    "codecs.Int8": (codecs.Int8, {"block_size": 64}, "it is block="),
+    "codecs.Float8": (codecs.Float8, {"group_size": 64}, "it is block="),
+    "codecs.BFloat16": (codecs.BFloat16, {"mode": "nearest"}, "it is rounding="),
+    "keep_dtype": (optlab.keep_dtype, {"optimizer": TX}, "it is tx="),
+    "apply_updates": (optlab.apply_updates, {"params": W, "grads": W}, "it is updates="),
+    "train_step": (optlab.train_step, {"tx": TX, "loss": abs}, "it is loss_fn="),
+    "a step of train_step": (STEP, {"rng": W}, "it is key="),
+    "compare": (optlab.compare, {"a": TX, "b": TX, "n_steps": 3}, "it is steps="),
+    "explain": (optlab.explain, {"tx": TX}, "it is x="),
+    "identify": (optlab.identify, {"make": optlab.adam, "lr": 0.1}, "it is learning_rate="),
+    "check": (optlab.check, {"make": optlab.adam, "name": "adam"}, "it is says="),
+    "testing.check": (testing.check, {"tx": TX, "prop": "speed"}, "it takes tx, name, exempt, inapplicable"),
+    "masks.path": (masks.path, {"name": "bias"}, "it takes *names"),
+    "masks.matching": (masks.matching, {"patern": "bias"}, "did you mean pattern=?"),
+    "masks.axes": (masks.axes, {"min_ndim": 2}, "it is at_least="),
+    "masks.matrices": (masks.matrices, {"excluded": "head"}, "did you mean exclude=?"),
+    "lab.run": (lab.run, {"study": None, "out": "here"}, "it is folder="),
+    "lab.read": (lab.read, {"file": "here"}, "it takes path"),
+    "Study": (lab.Study, {"lr": (0.1,)}, "it is learning_rates="),
+}
+
+
+@pytest.mark.parametrize("owner", TOOLS)
+def test_what_is_typed_at_a_tool_has_a_name_there(owner):
+    call, arguments, says = TOOLS[owner]
+    name = list(arguments)[-1]
+    with pytest.raises(TypeError, match=f"^{re.escape(f'{owner}: no argument {name!r}; {says}')}$"):
+        call(**arguments)
+
+
+def test_betas_of_a_study_are_two():
+    with pytest.raises(TypeError, match=r"^Study: no argument 'betas'; it is b1=, b2=$"):
+        lab.Study(betas=(0.9, 0.99))  # pyright: ignore[reportCallIssue]
+
+
+def test_every_public_function_answers_to_a_wrong_keyword():
+    """Those of the table of contents, but for the types that a transform is made of."""
+    for name in set(optlab.__all__) - {"Rule", "State", "Transform"}:
+        if callable(function := getattr(optlab, name)):
+            with pytest.raises(TypeError, match=rf"^{name}: .*no argument 'quantity'; it takes"):
+                function(*[abs] * (name == "schedule"), quantity=1.0)
+
+
+def test_what_is_known_by_another_name_at_a_tool_is_there():
+    arguments = {parameter for call, *_ in TOOLS.values() for parameter in inspect.signature(call).parameters}
+    for ours in spellings.IN_TOOLS.values():
+        assert set(ours) <= arguments
+
+
+def test_a_tool_keeps_its_signature_and_what_it_takes():
+    assert list(inspect.signature(optlab.store).parameters) == ["tx", "codec", "min_size", "seed"]
+    assert optlab.Decay(site="step", coupling="lr") == optlab.Decay("step", "lr")
+    assert optlab.chain() == optlab.identity()

@@ -1022,6 +1022,13 @@ def _broken(lr):
     raise RuntimeError("out of milk\nand of bread")
 
 
+def _picky(lr):
+    def update(u, state, params):
+        raise ValueError(f"no leaf of shape {u.shape}, nor 3 of them")
+
+    return optax.GradientTransformation(lambda params: (), update)
+
+
 def _grown(state: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: (), lambda u, _, params: (u, state))
 
@@ -1047,6 +1054,11 @@ def _grown(state: Any) -> optax.GradientTransformation:
             "bind it to a number with functools.partial",
         ),
         (_broken, ValueError, f"_broken{NOT_ONE_WEIGHT}tracing it raises RuntimeError: out of milk"),
+        (
+            _picky,
+            ValueError,
+            f"_picky{NOT_ONE_WEIGHT}tracing it raises ValueError: no leaf of shape (N,), nor 3 of them",
+        ),
         (
             optax.MultiSteps(optax.sgd(0.1), 2),
             ValueError,

@@ -2,7 +2,10 @@
 
 import inspect
 import re
+import subprocess
+import sys
 import textwrap
+import unittest
 
 import chex
 import jax
@@ -30,6 +33,7 @@ NOT_IN_TABLE = {
     "identify",
     "l2_penalty",
     "product",
+    "schedule",
     "train_step",
 }
 # These continue a second moment; they stand behind what makes one.
@@ -61,6 +65,11 @@ def falling(count):
     return 1 / (count.astype(jnp.float32) + 1)
 
 
+def falling_from(rate):
+    """A factory of schedules, which promotes nothing, as those of optax do."""
+    return lambda count: rate / (count.astype(jnp.float32) + 1)
+
+
 def sites():
     """What the sites of the decay make of Adam's quotient, where that has no name yet."""
     core, *_ = public.build("adam").parts
@@ -77,6 +86,9 @@ TABLE = {
     "adamw with a mask": optlab.adamw(0.01, weight_decay=0.1, mask=over_one_dimension),
     "adamw on schedules": optlab.adamw(
         optlab.product(0.1, falling), weight_decay=lambda count: jnp.where(count > 0, 0.1, 0.2)
+    ),
+    "adamw on schedules that are values": optlab.adamw(
+        optlab.schedule(falling_from, 0.1), weight_decay=optlab.schedule(falling_from, rate=0.2)
     ),
     "adamw of arrays": optlab.adamw(
         jnp.float32(0.01), jnp.float32(0.9), jnp.float32(0.99), jnp.float32(1e-3), weight_decay=jnp.float32(0.1)
@@ -176,6 +188,61 @@ def test_an_exemption_must_be_needed():
     testing.check(wide, "init is abstract", exempt=[name])
     with pytest.raises(ValueError, match="check: no property 'speed'; the properties are jit computes what"):
         testing.check(wide, "init is abstract", exempt=["speed"])
+
+
+COMPLEX = "complex weights have no direction"
+
+
+def test_an_inapplicable_property_is_skipped_with_its_reason():
+    real_only, reason = optax.clip(0.5), {COMPLEX: "it takes real numbers only"}
+    with pytest.raises(AssertionError, match=f"violates '{COMPLEX}'"):
+        testing.check(real_only, COMPLEX)
+    said = rf"^'{COMPLEX}' does not apply to <optax clip>: it takes real numbers only$"
+    with pytest.raises(unittest.SkipTest, match=said):
+        testing.check(real_only, COMPLEX, inapplicable=reason)
+    with pytest.raises(unittest.SkipTest, match=r"does not apply to sign\(\), which has it here: it takes real"):
+        testing.check(optlab.sign(), COMPLEX, inapplicable=reason)
+
+
+def test_what_is_not_said_to_be_inapplicable_is_asked():
+    prop = "init is abstract"
+    wrong = WRONG[prop]["arithmetic for a shape"].make()
+    with pytest.raises(AssertionError, match=f"violates '{prop}'"):
+        testing.check(wrong, prop, inapplicable={COMPLEX: "it takes real numbers only"})
+    testing.check(optlab.sign(), prop, inapplicable={COMPLEX: "it takes real numbers only"})
+
+
+@pytest.mark.parametrize(
+    ("inapplicable", "error", "says"),
+    [
+        ({"speed": "slow"}, ValueError, "check: no property 'speed'; the properties are jit computes what"),
+        ({COMPLEX: ""}, ValueError, f"check: say why '{COMPLEX}' is inapplicable, in words, got ''"),
+        ({COMPLEX: None}, ValueError, f"check: say why '{COMPLEX}' is inapplicable, in words, got None"),
+        ([COMPLEX], TypeError, "check: inapplicable must be a dict from names of properties to reasons, got ['complex"),
+    ],
+)
+def test_what_can_not_be_said_to_be_inapplicable(inapplicable, error, says):
+    with pytest.raises(error, match=re.escape(says)):
+        testing.check(optlab.sign(), "init is abstract", inapplicable=inapplicable)
+
+
+def test_a_property_is_exempt_or_inapplicable():
+    with pytest.raises(ValueError, match="is exempt, which asks that it fails, and inapplicable: choose one"):
+        testing.check(optlab.sign(), "init is abstract", exempt=[COMPLEX], inapplicable={COMPLEX: "real"})
+
+
+def test_pytest_shows_a_skipped_test(tmp_path):
+    """`unittest.SkipTest`, so that `optlab.testing` needs no pytest."""
+    file = tmp_path / "test_mine.py"
+    file.write_text(
+        f"import optax\nfrom optlab import testing\n\nREASONS = {{{COMPLEX!r}: 'real only'}}\n\n"
+        f"def test_mine():\n    testing.check(optax.clip(0.5), {COMPLEX!r}, inapplicable=REASONS)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-rs", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout
+    assert f"'{COMPLEX}' does not apply to <optax clip>: real only" in done.stdout
+    assert "1 skipped" in done.stdout
 
 
 def test_an_elementwise_promise_is_only_held_against_those_who_make_it():

@@ -113,7 +113,7 @@ def whole(what: str, value: Any) -> int:
     """`value` as a Python integer, or a ValueError, if it is not a whole number from 1 that int32 holds."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{what} must be a whole number from 1, got {value!r}")
-    if value > MOST:
+    if int(value) > MOST:
         raise ValueError(f"{what} must be at most {MOST}, got {value}")
     return int(value)
 
