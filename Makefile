@@ -2,7 +2,7 @@
 #   make test         the tests; what needs torch is skipped, by name
 #   make test-torch   all of them, torch installed
 #   make test-newest  the core's, on the newest Python that is here, with the newest JAX, optax and Flax;
-#                     ARGS='--every 4' takes every fourth case of each test
+#                     ARGS='--every 8' takes every eighth case of each test
 #   make test-oldest  the core's, with the lowest versions that pyproject.toml allows
 #   make lint         ruff and pyright
 #   make docs         the documentation, in build/docs

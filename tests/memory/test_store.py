@@ -110,7 +110,11 @@ def test_the_bound_holds_right_beside_a_code_whatever_the_bits(codec, bits):
         assert jnp.all(jnp.abs(decoded - beside) <= codec.error_bound(beside))
 
 
-@pytest.mark.parametrize(("codec", "smallest"), [(codecs.int8, 255.0**-4), (codecs.float8, 2.0**-31)], ids=repr)
+@pytest.mark.parametrize(
+    ("codec", "smallest"),
+    [(codecs.int8, 255.0**-4), (codecs.float8, 2.0**-31), (codecs.Float8(rounding="nearest"), 2.0**-31)],
+    ids=repr,
+)
 def test_the_bound_of_what_is_next_to_nothing_is_the_smallest_step(codec, smallest):
     x = jnp.asarray(np.r_[3.0, np.full(255, 1e-20)], jnp.float32)
     np.testing.assert_allclose(codec.error_bound(x)[1:], 3 * smallest, rtol=1e-3)
