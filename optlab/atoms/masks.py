@@ -10,6 +10,7 @@ A mask compares, hashes, prints and pickles by value, which no lambda does, so t
 equal. The names of a path are keys of dicts, names of attributes, and numbers within a list.
 """
 
+import abc
 import dataclasses
 import functools
 import re
@@ -25,12 +26,12 @@ from optlab.algebra.spellings import spelled
 __all__ = ["Mask", "axes", "matching", "matrices", "path"]
 
 
-class Mask:
+class Mask(abc.ABC):
     """A function from parameters to a tree of booleans; `~mask`, `one & other` and `one | other` are masks too."""
 
+    @abc.abstractmethod
     def acts_on(self, names: Sequence[str], leaf: Any) -> bool:
         """Whether it is True for the leaf with these names on its path."""
-        raise NotImplementedError
 
     def __call__(self, params: Any) -> Any:
         leaves, treedef = jax.tree.flatten(params)
