@@ -85,8 +85,10 @@ def check(owner: str, name: str, value: Any, allowed: Range | None = None) -> No
         if not allowed.schedule:
             raise TypeError(f"{wanted}, got the function {getattr(value, '__name__', value)!r}")
         if not _takes_a_step(value):
-            name = getattr(value, "__name__", repr(value))
-            raise TypeError(f"{wanted}, got the function {name}, which takes more than the step: call it, {name}(...)")
+            factory = getattr(value, "__name__", repr(value))
+            raise TypeError(
+                f"{wanted}, got the function {factory}, which takes more than the step: call it, {factory}(...)"
+            )
         begins = _first_number(value)
         if begins is not None and not allowed.holds(begins):
             raise ValueError(f"{wanted}, got a schedule that begins at {begins:g}")
