@@ -21,7 +21,7 @@ def identity() -> Rule:
     return Rule(lambda u, slots, w, t: (u, slots))
 
 
-@spelled("chain")
+@spelled()
 def chain(*links: optax.GradientTransformation) -> Transform:
     """`u -> last(... second(first(u)))`: the links in order, each fed what the one before gives.
 
@@ -74,7 +74,7 @@ def chain(*links: optax.GradientTransformation) -> Transform:
     return tx
 
 
-@spelled("divide")
+@spelled()
 def divide(numerator: optax.GradientTransformation, denominator: optax.GradientTransformation) -> Transform:
     """`u -> numerator(u) / denominator(u)`, both fed the same `u`: the fork in Adam's data flow.
 

@@ -9,7 +9,7 @@ from optlab.algebra.transform import Transform, describe
 Block = list[str]
 
 
-@spelled("draw")
+@spelled()
 def draw(tx: optax.GradientTransformation) -> str:
     """The data flow of `tx`, one line per link; two columns where a quotient feeds the same updates to two sides.
 

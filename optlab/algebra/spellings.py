@@ -184,14 +184,20 @@ def require_known(
     raise TypeError(f"{owner}: no argument {name!r}; {_by_another_name(ours, taken) or _alike(name, taken)}")
 
 
-def spelled(owner: str, also: Also | None = None) -> Callable[[F], F]:
-    """A decorator: the error of a keyword that a function, or a class, does not take names the one that it does."""
+def spelled(owner: str = "", also: Also | None = None) -> Callable[[F], F]:
+    """A decorator: the error of a keyword that a function, or a class, does not take names the one that it does.
+
+    Args:
+      owner: who says so, where that is not the bare name.
+      also: other names, as in `IN_TOOLS`.
+    """
 
     def decorator(function: F) -> F:
+        said = owner or function.__name__
         if isinstance(function, type):
-            function.__init__ = _spelled(owner, function.__init__, inspect.signature(function), also)
+            function.__init__ = _spelled(said, function.__init__, inspect.signature(function), also)
             return cast(F, function)
-        return cast(F, _spelled(owner, function, inspect.signature(function), also))
+        return cast(F, _spelled(said, function, inspect.signature(function), also))
 
     return decorator
 

@@ -211,7 +211,7 @@ def lifted(
     return tx
 
 
-@spelled("atom")
+@spelled()
 def atom(make: Callable[P, rules.Rule]) -> Callable[P, Transform]:
     """Makes a transform of a function from hyperparameters to a `Rule`: a decorator.
 

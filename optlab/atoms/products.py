@@ -12,7 +12,7 @@ from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import frozen, literal
 
 
-@spelled("product")
+@spelled()
 def product(*factors: ScalarOrSchedule) -> ScalarOrSchedule:
     """`factors[0] * factors[1] * ...`: a number if all of them are Python numbers, else a schedule.
 

@@ -89,7 +89,7 @@ class Conformance:
         return "\n".join([f"{self.says}: differs", *(f"- {difference}" for difference in self.differences)])
 
 
-@spelled("check")
+@spelled()
 def check(
     make: Any, says: str, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0
 ) -> Conformance:

@@ -20,7 +20,7 @@ from optlab.blackbox.searching import NEARLY, search
 from optlab.blackbox.validation import HORIZON, Verdict, validate
 
 
-@spelled("identify")
+@spelled()
 def identify(make: Any, *, learning_rate: float = 0.01, weight_decay: float = 0.1, seed: int = 0) -> Card:
     """`(w, g) -> new w`, as anybody's optimizer has it -> its family, the site of its decay, its hyperparameters.
 

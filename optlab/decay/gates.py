@@ -13,7 +13,7 @@ from optlab.algebra.transform import Transform, lifted
 _IDENTITY = identity()
 
 
-@spelled("decay_cautiously")
+@spelled()
 def decay_cautiously(
     link: optax.GradientTransformation, otherwise: optax.GradientTransformation = _IDENTITY
 ) -> Transform:

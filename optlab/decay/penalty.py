@@ -12,7 +12,7 @@ from optlab.algebra.spellings import spelled
 from optlab.atoms.second_moments import squared
 
 
-@spelled("l2_penalty")
+@spelled()
 def l2_penalty(params: Any, weight_decay: Scalar, mask: Any = None, origin: Any = None) -> jax.Array:
     """`weight_decay/2 * sum(|w - origin|**2)`, whose gradient is what `add_l2_to_grad` adds.
 

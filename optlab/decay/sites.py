@@ -46,7 +46,7 @@ TARGETS = ("zero", "init")
 _DECOUPLED = ("update", "step", "after", "proximal")
 
 
-@spelled("Decay")
+@spelled()
 @dataclasses.dataclass(frozen=True)
 class Decay:
     """Where weight decay acts on an optimizer, what multiplies it, what holds it back, what it pulls towards.

@@ -12,7 +12,7 @@ from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, lifted
 
 
-@spelled("decay_toward_init")
+@spelled()
 def decay_toward_init(link: optax.GradientTransformation) -> Transform:
     """`u -> link(u)`, with `w - w0` for its weights, where `w0` are those that `init` was given.
 

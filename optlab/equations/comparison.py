@@ -121,7 +121,7 @@ class Comparison:
         return self.text
 
 
-@spelled("compare")
+@spelled()
 def compare(a: Any, b: Any, steps: int = 3, *, seconds: float = 20.0) -> Comparison:
     """Whether `w_t` of `a` is `w_t` of `b` for t = 1 ... steps, for all gradients, weights and hyperparameters.
 

@@ -100,7 +100,7 @@ class Explanation:
         return ", ".join(f"{' = '.join(names)} = {first}" for first, names in starts.items())
 
 
-@spelled("explain")
+@spelled()
 def explain(x: Any) -> Explanation:
     """`s_t = ...;  w_t = ...`, the equations of one step, read off the computation that JAX traces.
 

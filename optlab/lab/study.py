@@ -68,7 +68,7 @@ class Structure(NamedTuple):
         return Decay(self.site, coupling, self.gate, target if self.site != "none" else "zero")
 
 
-@spelled("Study", {name: (ours.replace(" and ", " "),) for name, ours in _KEYS.items()})
+@spelled(also={name: (ours.replace(" and ", " "),) for name, ours in _KEYS.items()})
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A core on a task, with decay at every one of `sites` under every coupling and gate that has a meaning there.

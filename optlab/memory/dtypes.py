@@ -11,7 +11,7 @@ from optlab.algebra.spellings import spelled
 from optlab.algebra.transform import Transform, require_params
 
 
-@spelled("keep_dtype")
+@spelled()
 def keep_dtype(tx: optax.GradientTransformation) -> Transform:
     """`u -> tx(u)`, rounded to the dtype in which `u` came; the state of `tx` stays as it is.
 

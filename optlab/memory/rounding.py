@@ -39,7 +39,7 @@ def float_steps(x: jax.Array, dtype: Any) -> jax.Array:
     return jax.lax.bitcast_convert_type(exponent << 23, jnp.float32)
 
 
-@spelled("apply_updates")
+@spelled()
 def apply_updates(params: Any, updates: Any, *, rounding: str = "nearest", key: jax.Array | None = None) -> Any:
     """`w <- w + u`, added in the wider of both dtypes, in the dtype of `w`.
 
@@ -132,7 +132,7 @@ class KahanState(NamedTuple):
     error: Any
 
 
-@spelled("kahan")
+@spelled()
 def kahan() -> Transform:
     """`s = u + e;  u -> round(w + s) - w;  e <- s - u`: steps that rounding loses are kept until they count.
 

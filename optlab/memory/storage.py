@@ -19,7 +19,7 @@ from optlab.memory.codecs import Codec
 from optlab.memory.slots import Named, fits, leaf_like, paths
 
 
-@spelled("store")
+@spelled()
 def store(
     tx: optax.GradientTransformation,
     codec: Codec | str | Mapping[str, Codec | str] | tuple[tuple[str, Codec | str], ...],

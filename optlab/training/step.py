@@ -41,7 +41,7 @@ class TrainStep:
             raise
 
 
-@spelled("train_step")
+@spelled()
 def train_step(
     loss_fn: Callable[..., Any],
     tx: optax.GradientTransformation | optax.MultiSteps,
